@@ -1,0 +1,158 @@
+"""The exceptions of gmmest: one family, one layout, stable codes.
+
+Every refusal answers four questions in this order: what is wrong, where, what was
+expected (part of *what*), and what to do next.  A boundary (a configuration, a table,
+a model meeting its data) collects all its complaints and raises them together.
+
+The family::
+
+    GmmestError
+    |-- ConfigError           E1xx  a configuration or an option cannot be used
+    |-- IdentificationError   E2xx  the data cannot identify the parameters
+    |-- DataError             E3xx  rows, columns or arrays break a rule
+    |-- EstimationError       E4xx  an estimate or a test has no meaning
+    |-- FileError             E5xx  a file cannot be read or written
+    `-- DerivativeError       E6xx  a function cannot be differentiated as asked
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = [
+    "Complaint",
+    "ConfigError",
+    "DataError",
+    "DerivativeError",
+    "EstimationError",
+    "FileError",
+    "GmmestError",
+    "IdentificationError",
+    "plural",
+    "printable",
+    "some",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One thing that is wrong.
+
+    Parameters
+    ----------
+    code : str
+        Stable code such as ``"E302"``; a letter and three digits.
+    what : str
+        What is wrong (name and value) and what was expected.
+    where : str
+        File, column, rows, ids; empty when the place is obvious.
+    next : str
+        What to do about it; empty when nothing can be advised.
+
+    Examples
+    --------
+    >>> print(Complaint("E303", "chosen must be 0 or 1, found 2", "column 'choice', row 7", "fix row 7"))
+    E303 chosen must be 0 or 1, found 2
+      where: column 'choice', row 7
+      next:  fix row 7
+    """
+
+    code: str
+    what: str
+    where: str = ""
+    next: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.code} {self.what}"]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.next:
+            lines.append(f"  next:  {self.next}")
+        return "\n".join(lines)
+
+
+class GmmestError(Exception):
+    """Root of the family; carries one or more :class:`Complaint` records.
+
+    Parameters
+    ----------
+    complaints : Complaint or iterable of Complaint
+        At least one.
+
+    Examples
+    --------
+    >>> error = DataError([Complaint("E310", "price: 3 missing"), Complaint("E311", "cost is text")])
+    >>> error.codes
+    ('E310', 'E311')
+    """
+
+    def __init__(self, complaints: Complaint | Iterable[Complaint]) -> None:
+        listed = (complaints,) if isinstance(complaints, Complaint) else tuple(complaints)
+        if not listed:
+            raise ValueError("a GmmestError needs at least one complaint")
+        self.complaints = listed
+        super().__init__("\n".join(str(complaint) for complaint in listed))
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The codes of the complaints, in order."""
+        return tuple(complaint.code for complaint in self.complaints)
+
+
+class ConfigError(GmmestError, ValueError):
+    """A configuration, an option or an argument cannot be used (E1xx)."""
+
+
+class IdentificationError(GmmestError, ValueError):
+    """The data and the moments cannot identify the parameters (E2xx)."""
+
+
+class DataError(GmmestError, ValueError):
+    """Rows, columns or arrays break a rule (E3xx)."""
+
+
+class EstimationError(GmmestError, ValueError):
+    """An estimate, a standard error or a test has no meaning here (E4xx)."""
+
+
+class FileError(GmmestError, OSError):
+    """A file cannot be read or written (E5xx)."""
+
+
+class DerivativeError(GmmestError, TypeError):
+    """A function cannot be differentiated as asked (E6xx)."""
+
+
+def printable(text: object) -> str:
+    r"""Text with control and direction-changing characters made visible.
+
+    Names come from files; printed raw they can move a terminal's cursor or reverse a line.
+
+    Examples
+    --------
+    >>> printable("price\x1b[2J")
+    'price\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def some(items: Iterable[object], most: int = 5) -> str:
+    """The first few of many, and how many there are in all.
+
+    Examples
+    --------
+    >>> some([3, 5, 8])
+    '3, 5, 8'
+    >>> some(range(100))
+    '0, 1, 2, 3, 4 ... (100 in all)'
+    """
+    listed = [printable(item) for item in items]
+    if len(listed) <= most:
+        return ", ".join(listed)
+    return f"{', '.join(listed[:most])} ... ({len(listed)} in all)"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: ``plural(1, "row")`` is ``"1 row"``, ``plural(2, "row")`` is ``"2 rows"``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
