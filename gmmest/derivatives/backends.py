@@ -1,0 +1,269 @@
+"""The derivative backends: frozen options, each with one verb, ``prepare``.
+
+``backend.prepare(function)`` returns a :class:`Prepared` function whose methods give value and
+Jacobian, and value and vector-Jacobian product, with respect to the first argument; whatever
+follows it is constant.  What is compiled or kept lives and dies with the prepared function.
+
+================ ==================================================== ======================
+name             backend                                              Jacobian (M, P) costs
+================ ==================================================== ======================
+``fd``           ``FiniteDifference()``                               P evaluations
+``fd-central``   ``FiniteDifference(central=True)``                   2P evaluations
+``complex``      ``ComplexStep()``                                    P complex evaluations
+``forward``      ``ForwardDual()``                                    one on (P+1)-fold arrays
+``jax``          ``Jax()``                                            M reverse sweeps
+``jax-forward``  ``Jax(mode="forward")``                              P forward sweeps
+``analytic``     ``Analytic()``                                       as written by hand
+``auto``         ``Auto()``                                           analytic, else forward
+================ ==================================================== ======================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.derivatives.analytic import DifferentiableFunction
+from gmmest.errors import Complaint, ConfigError, DerivativeError
+
+__all__ = [
+    "BACKENDS",
+    "Analytic",
+    "Auto",
+    "Backend",
+    "ComplexStep",
+    "FiniteDifference",
+    "ForwardDual",
+    "Jax",
+    "Prepared",
+    "as_backend",
+]
+
+Array = NDArray[np.float64]
+Function = Callable[..., Any]
+
+
+class Prepared(Protocol):
+    """A function with its derivatives; what ``prepare`` returns."""
+
+    @property
+    def name(self) -> str:
+        """Name of the engine that makes the derivatives."""
+
+    def value_and_jacobian(self, x: Array, *constants: Any) -> tuple[Array, Array]:
+        """``f(x)`` and its Jacobian, of shape ``(*f(x).shape, *x.shape)``."""
+
+    def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
+        """``f(x)`` and the function ``v -> v'J``, of the shape of ``x``."""
+
+
+class Backend(Protocol):
+    """A way to make derivatives."""
+
+    @property
+    def name(self) -> str:
+        """The name that a configuration uses."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether its derivatives are exact to rounding."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it compiles for a shape and so wants the data in one block."""
+
+    def prepare(self, function: Function) -> Prepared:
+        """Bind to a function of which the first argument is active."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ByJacobian:
+    """A prepared function of an engine without a reverse mode: v'J is made from J."""
+
+    name: str
+    jacobian: Callable[..., tuple[Array, Array]]
+    function: Function
+
+    def value_and_jacobian(self, x: Array, *constants: Any) -> tuple[Array, Array]:
+        return self.jacobian(self.function, x, *constants)
+
+    def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
+        value, jacobian = self.jacobian(self.function, x, *constants)
+        return value, lambda v: np.tensordot(v, jacobian, np.ndim(v))
+
+
+@dataclass(frozen=True, slots=True)
+class FiniteDifference:
+    """Differences, one-sided or central (see :func:`.finite_difference.difference_jacobian`).
+
+    Parameters
+    ----------
+    central : bool
+        Two evaluations a parameter, about ten correct digits instead of seven.
+    typical : float
+        Magnitude below which a parameter counts as small when its step is chosen.
+    """
+
+    central: bool = False
+    typical: float = 1.0
+    exact: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """``fd`` or ``fd-central``."""
+        return "fd-central" if self.central else "fd"
+
+    def prepare(self, function: Function) -> Prepared:
+        """Bind to a function."""
+        from gmmest.derivatives.finite_difference import difference_jacobian
+
+        def jacobian(f: Function, x: Array, *constants: Any) -> tuple[Array, Array]:
+            return difference_jacobian(f, x, *constants, central=self.central, typical=self.typical)
+
+        return _ByJacobian(self.name, jacobian, function)
+
+
+@dataclass(frozen=True, slots=True)
+class ComplexStep:
+    """Complex steps: exact for analytic functions (see :func:`.finite_difference.complex_step_jacobian`)."""
+
+    name: ClassVar[str] = "complex"
+    exact: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
+
+    def prepare(self, function: Function) -> Prepared:
+        """Bind to a function."""
+        from gmmest.derivatives.finite_difference import complex_step_jacobian
+
+        return _ByJacobian(self.name, complex_step_jacobian, function)
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardDual:
+    """Forward mode with dual numbers in plain NumPy (see :class:`.dual.DualArray`).
+
+    Parameters
+    ----------
+    chunk : int, optional
+        Partials carried at once; by default all, fewer when memory asks for it.
+    """
+
+    chunk: int | None = None
+    name: ClassVar[str] = "forward"
+    exact: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
+
+    def prepare(self, function: Function) -> Prepared:
+        """Bind to a function."""
+        from gmmest.derivatives.forward import forward_jacobian
+
+        def jacobian(f: Function, x: Array, *constants: Any) -> tuple[Array, Array]:
+            return forward_jacobian(f, x, *constants, chunk=self.chunk)
+
+        return _ByJacobian(self.name, jacobian, function)
+
+
+@dataclass(frozen=True, slots=True)
+class Jax:
+    """JAX on the same plain-NumPy function (see :mod:`.jax_bridge`).
+
+    Parameters
+    ----------
+    mode : {"reverse", "forward"}
+        Reverse mode suits a scalar of many parameters, forward mode a Jacobian with many rows.
+    """
+
+    mode: Literal["reverse", "forward"] = "reverse"
+    exact: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """``jax`` or ``jax-forward``."""
+        return "jax" if self.mode == "reverse" else "jax-forward"
+
+    def prepare(self, function: Function) -> Prepared:
+        """Bind to a function; it is traced and compiled at the first call of each shape."""
+        from gmmest.derivatives.jax_bridge import JaxFunction
+
+        return JaxFunction(function, self.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Analytic:
+    """The derivative that was written by hand, refused where there is none."""
+
+    name: ClassVar[str] = "analytic"
+    exact: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
+
+    def prepare(self, function: Function) -> Prepared:
+        """The function itself, if it knows its derivative."""
+        if isinstance(function, DifferentiableFunction) and function.has_jacobian:
+            return function
+        name = getattr(function, "__qualname__", repr(function))
+        raise DerivativeError(
+            Complaint(
+                "E607",
+                f"grad 'analytic' was asked for, but {name} has no derivative written by hand",
+                next="give it one with gmmest.with_derivative(f, jacobian=...), or choose 'forward' or 'jax'",
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """The hand-written derivative if there is one, else forward dual numbers."""
+
+    name: ClassVar[str] = "auto"
+    exact: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
+
+    def prepare(self, function: Function) -> Prepared:
+        """Bind to a function."""
+        if isinstance(function, DifferentiableFunction) and function.has_jacobian:
+            return function
+        return ForwardDual().prepare(function)
+
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        Auto(),
+        Analytic(),
+        ForwardDual(),
+        Jax(),
+        Jax(mode="forward"),
+        ComplexStep(),
+        FiniteDifference(),
+        FiniteDifference(central=True),
+    )
+}
+"""The backends that have a name, under it."""
+
+
+def as_backend(backend: str | Backend) -> Backend:
+    """A backend from its name; a backend passes through.
+
+    Examples
+    --------
+    >>> as_backend("fd-central")
+    FiniteDifference(central=True, typical=1.0)
+    """
+    if not isinstance(backend, str):
+        if hasattr(backend, "prepare"):
+            return backend
+        raise ConfigError(Complaint("E102", f"grad is {backend!r}; a name or a backend with prepare() was expected"))
+    if backend in BACKENDS:
+        return BACKENDS[backend]
+    near = get_close_matches(backend, BACKENDS, 1)
+    hint = f"did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(
+        Complaint("E102", f"grad {backend!r} is not known; expected one of {', '.join(BACKENDS)}", next=hint)
+    )

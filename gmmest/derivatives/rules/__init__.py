@@ -1,0 +1,1 @@
+"""What each NumPy function does to dual numbers; one table, keyed by the function object."""

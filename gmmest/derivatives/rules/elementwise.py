@@ -1,0 +1,268 @@
+"""Elementwise functions: ``d f(a, b) = f_a da + f_b db``, broadcasting as NumPy does.
+
+A factor that is infinite or NaN meets partials that are zero at points like sqrt(x) at 0, where
+nothing depends on x.  ``inf * 0`` must then be 0, not NaN.  The finiteness of factors is looked at
+through their sum (a fraction of the product's cost), and only then are the products masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gmmest.derivatives.dual import DualArray, Level
+from gmmest.derivatives.rules.table import RULES, rule
+
+__all__ = ["align", "combine", "elementwise", "passive", "scale_partials"]
+
+Factor = Callable[..., Any]
+
+
+def align(buffer: Any, ndim: int) -> Any:
+    """Put axes of length one behind the partials' axis, so that the shapes broadcast from the right."""
+    missing = ndim - (buffer.ndim - 1)
+    if missing <= 0:
+        return buffer
+    return buffer.reshape((buffer.shape[0],) + (1,) * missing + buffer.shape[1:])
+
+
+def elementwise(ufunc: Any, *factors: Factor) -> None:
+    """Register an elementwise function by its partial derivatives.
+
+    Parameters
+    ----------
+    ufunc : function of ``len(factors)`` arrays
+    *factors : callable
+        ``factors[i](*values, result)`` is the derivative with respect to argument i.
+    """
+    if len(factors) == 1:
+        RULES[ufunc] = _unary(ufunc, factors[0])
+    else:
+        RULES[ufunc] = _many(ufunc, factors)
+
+
+def _unary(ufunc: Any, factor: Factor) -> Callable[..., Any]:
+    def apply(level: Level, x: Any) -> Any:
+        buffer = x.buffer
+        if type(buffer) is not np.ndarray:
+            value = buffer[0, ...]
+            result = ufunc(value)
+            return combine(level, result, [(x, factor(value, result))])
+        out = np.empty(buffer.shape)
+        value, result = buffer[0, ...], out[0, ...]
+        ufunc(value, out=result)
+        with np.errstate(all="ignore"):
+            scale_partials(buffer[1:], factor(value, result), out[1:])
+        return DualArray(out, level)
+
+    return apply
+
+
+def _many(ufunc: Any, factors: tuple[Factor, ...]) -> Callable[..., Any]:
+    def apply(level: Level, *args: Any) -> Any:
+        values = [level.value(a) for a in args]
+        result = ufunc(*values)
+        with np.errstate(all="ignore"):
+            terms = [
+                (a, f(*values, result)) for a, f in zip(args, factors, strict=True) if level.owns(a)
+            ]
+            return combine(level, result, terms)
+
+    return apply
+
+
+def combine(level: Level, result: Any, terms: list[tuple[Any, Any]]) -> DualArray:
+    """The dual number with value ``result`` and partials ``sum(factor * partials of x)``."""
+    ndim = np.ndim(result)
+    nested = type(result) is DualArray or any(
+        type(x.buffer) is DualArray or type(factor) is DualArray for x, factor in terms
+    )
+    if nested:
+        partials = sum((align(x.buffer[1:], ndim) * factor for x, factor in terms), 0.0)
+        shape = (level.size, *np.shape(result))
+        return join(result, np.broadcast_to(partials, shape), level)
+    out = np.empty((level.size + 1, *np.shape(result)))
+    out[0] = result
+    for i, (x, factor) in enumerate(terms):
+        partials = align(x.buffer[1:], ndim)
+        if i == 0:
+            scale_partials(partials, factor, out[1:])
+        else:
+            out[1:] += scale_partials(partials, factor, np.empty_like(out[1:]))
+    return DualArray(out, level)
+
+
+def join(value: Any, partials: Any, level: Level) -> DualArray:
+    """A dual number from value and partials of any kind (plain, or duals of an outer level)."""
+    return DualArray(np.concatenate([value[None] if np.ndim(value) else np.reshape(value, (1,)), partials]), level)
+
+
+def scale_partials(partials: Any, factor: Any, out: Any) -> Any:
+    """``out = partials * factor`` with 0 where the partial is 0, whatever the factor."""
+    np.multiply(partials, factor, out=out)
+    if not np.isfinite(np.sum(factor)) and not np.all(np.isfinite(factor)):
+        out[np.broadcast_to(partials == 0.0, out.shape)] = 0.0
+    return out
+
+
+def passive(*functions: Any) -> None:
+    """Register functions whose result has no derivative (comparisons, signs, positions, shapes)."""
+    for function in functions:
+
+        def apply(level: Level, *args: Any, _function: Any = function, **kwargs: Any) -> Any:
+            return _function(*(level.value(a) for a in args), **kwargs)
+
+        RULES[function] = apply
+
+
+# --- sums and products: the whole buffer at once where one side is constant ------------------------------
+
+
+@rule(np.add)
+def _add(level: Level, a: Any, b: Any) -> Any:
+    return _sum_of(level, a, b, np.add)
+
+
+@rule(np.subtract)
+def _subtract(level: Level, a: Any, b: Any) -> Any:
+    return _sum_of(level, a, b, np.subtract)
+
+
+def _sum_of(level: Level, a: Any, b: Any, ufunc: Any) -> Any:
+    if level.owns(a) and level.owns(b):
+        ndim = max(a.ndim, b.ndim)
+        return DualArray(ufunc(align(a.buffer, ndim), align(b.buffer, ndim)), level)
+    value = ufunc(level.value(a), level.value(b))
+    x = a if level.owns(a) else b
+    negative = ufunc is np.subtract and x is b
+    if type(value) is DualArray or type(x.buffer) is DualArray:
+        return combine(level, value, [(x, -1.0 if negative else 1.0)])
+    out = np.empty((level.size + 1, *np.shape(value)))
+    out[0] = value
+    partials = align(x.buffer[1:], np.ndim(value))
+    if negative:
+        np.negative(partials, out=out[1:]) if partials.shape == out[1:].shape else np.copyto(out[1:], -partials)
+    else:
+        out[1:] = partials
+    return DualArray(out, level)
+
+
+@rule(np.multiply)
+def _multiply(level: Level, a: Any, b: Any) -> Any:
+    if level.owns(a) and level.owns(b):
+        value_a, value_b = a.buffer[0, ...], b.buffer[0, ...]
+        return combine(level, value_a * value_b, [(a, value_b), (b, value_a)])
+    x, c = (a, b) if level.owns(a) else (b, a)
+    return DualArray(align(x.buffer, np.ndim(c)) * c, level)
+
+
+@rule(np.divide)
+def _divide(level: Level, a: Any, b: Any) -> Any:
+    if not level.owns(b):
+        return DualArray(align(a.buffer, np.ndim(b)) / b, level)
+    value_a, value_b = level.value(a), b.buffer[0, ...]
+    ratio = value_a / value_b
+    with np.errstate(all="ignore"):
+        inverse = 1.0 / value_b
+        terms = [(b, -ratio * inverse)]
+        if level.owns(a):
+            terms.append((a, inverse))
+        return combine(level, ratio, terms)
+
+
+@rule(np.positive, np.conjugate, np.real)
+def _same(level: Level, x: Any) -> Any:
+    return x.copy()
+
+
+@rule(np.negative)
+def _negative(level: Level, x: Any) -> Any:
+    return DualArray(-x.buffer, level)
+
+
+@rule(np.power, np.float_power)
+def _power(level: Level, a: Any, b: Any) -> Any:
+    if not level.owns(b) and np.ndim(b) == 0 and type(b) is not DualArray:
+        if b == 2:
+            return np.square(a)
+        if b == 0.5:
+            return np.sqrt(a)
+    value_a, value_b = level.value(a), level.value(b)
+    result = value_a**value_b
+    terms = []
+    with np.errstate(all="ignore"):
+        if level.owns(a):
+            slope = value_b * value_a ** (value_b - 1.0)
+            terms.append((a, np.where(value_b == 0, 0.0, slope)))
+        if level.owns(b):
+            terms.append((b, np.where(result == 0, 0.0, result * np.log(np.where(result == 0, 1.0, value_a)))))
+        return combine(level, result, terms)
+
+
+# --- one argument ---------------------------------------------------------------------------------------
+
+_LN2, _LN10 = np.log(2.0), np.log(10.0)
+
+elementwise(np.exp, lambda x, y: y)
+elementwise(np.exp2, lambda x, y: y * _LN2)
+elementwise(np.expm1, lambda x, y: y + 1.0)
+elementwise(np.log, lambda x, y: 1.0 / x)
+elementwise(np.log2, lambda x, y: 1.0 / (x * _LN2))
+elementwise(np.log10, lambda x, y: 1.0 / (x * _LN10))
+elementwise(np.log1p, lambda x, y: 1.0 / (1.0 + x))
+elementwise(np.sqrt, lambda x, y: 0.5 / y)
+elementwise(np.cbrt, lambda x, y: 1.0 / (3.0 * y * y))
+elementwise(np.square, lambda x, y: 2.0 * x)
+elementwise(np.reciprocal, lambda x, y: -y * y)
+elementwise(np.sin, lambda x, y: np.cos(x))
+elementwise(np.cos, lambda x, y: -np.sin(x))
+elementwise(np.tan, lambda x, y: 1.0 + y * y)
+elementwise(np.arcsin, lambda x, y: 1.0 / np.sqrt((1.0 - x) * (1.0 + x)))
+elementwise(np.arccos, lambda x, y: -1.0 / np.sqrt((1.0 - x) * (1.0 + x)))
+elementwise(np.arctan, lambda x, y: 1.0 / (1.0 + x * x))
+elementwise(np.sinh, lambda x, y: np.cosh(x))
+elementwise(np.cosh, lambda x, y: np.sinh(x))
+elementwise(np.tanh, lambda x, y: 1.0 - y * y)
+elementwise(np.arcsinh, lambda x, y: 1.0 / np.hypot(x, 1.0))
+elementwise(np.arccosh, lambda x, y: 1.0 / np.sqrt((x - 1.0) * (x + 1.0)))
+elementwise(np.arctanh, lambda x, y: 1.0 / ((1.0 - x) * (1.0 + x)))
+elementwise(np.absolute, lambda x, y: np.sign(x))
+elementwise(np.fabs, lambda x, y: np.sign(x))
+elementwise(np.deg2rad, lambda x, y: np.pi / 180.0)
+elementwise(np.radians, lambda x, y: np.pi / 180.0)
+elementwise(np.rad2deg, lambda x, y: 180.0 / np.pi)
+elementwise(np.degrees, lambda x, y: 180.0 / np.pi)
+
+# --- two arguments; a tie of maximum or minimum shares the derivative equally, as JAX does ----------------
+
+
+def _wins(x: Any, other: Any) -> Any:
+    return np.where(x > other, 1.0, np.where(x == other, 0.5, 0.0))
+
+
+elementwise(np.maximum, lambda a, b, y: _wins(a, b), lambda a, b, y: _wins(b, a))
+elementwise(np.fmax, lambda a, b, y: _wins(a, b), lambda a, b, y: _wins(b, a))
+elementwise(np.minimum, lambda a, b, y: _wins(b, a), lambda a, b, y: _wins(a, b))
+elementwise(np.fmin, lambda a, b, y: _wins(b, a), lambda a, b, y: _wins(a, b))
+elementwise(np.arctan2, lambda a, b, y: b / (a * a + b * b), lambda a, b, y: -a / (a * a + b * b))
+elementwise(np.hypot, lambda a, b, y: a / y, lambda a, b, y: b / y)
+elementwise(np.logaddexp, lambda a, b, y: np.exp(a - y), lambda a, b, y: np.exp(b - y))
+elementwise(np.logaddexp2, lambda a, b, y: np.exp2(a - y), lambda a, b, y: np.exp2(b - y))
+elementwise(
+    np.copysign,
+    lambda a, b, y: np.where(np.signbit(a) == np.signbit(b), 1.0, -1.0),
+    lambda a, b, y: 0.0 * y,
+)
+elementwise(np.remainder, lambda a, b, y: 1.0, lambda a, b, y: -np.floor(a / b))
+elementwise(np.fmod, lambda a, b, y: 1.0, lambda a, b, y: -np.trunc(a / b))
+
+passive(
+    np.sign, np.floor, np.ceil, np.rint, np.trunc, np.floor_divide, np.heaviside, np.signbit,
+    np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
+    np.isfinite, np.isnan, np.isinf, np.logical_and, np.logical_or, np.logical_xor, np.logical_not,
+    np.shape, np.ndim, np.size, np.iscomplexobj, np.isrealobj, np.any, np.all, np.nonzero,
+    np.count_nonzero, np.argmax, np.argmin, np.argsort, np.searchsorted, np.allclose, np.isclose,
+    np.array_equal, np.result_type,
+)  # fmt: skip
