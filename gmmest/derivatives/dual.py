@@ -20,7 +20,6 @@ Siskind, J. M. and B. A. Pearlmutter (2005), "Perturbation confusion and referen
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -28,14 +27,13 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from gmmest.derivatives.location import user_location
 from gmmest.derivatives.rules.table import RULES, UFUNC_METHODS
 from gmmest.errors import Complaint, DerivativeError
 
-__all__ = ["DualArray", "Level", "user_location"]
+__all__ = ["DualArray", "Level"]
 
 _numbers = itertools.count(1)
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_FOREIGN = tuple(f"{os.sep}{name}{os.sep}" for name in ("numpy", "scipy", "jax", "pytest"))
 
 
 class Level:
@@ -388,15 +386,3 @@ def _unsupported(name: str, advice: str = "") -> NoReturn:
             + f" or give the function a derivative of its own; rules exist for: {', '.join(known)}",
         )
     )
-
-
-def user_location() -> str:
-    """File, line and function of the nearest caller that is neither gmmest nor a numerical library."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        foreign = any(part in name for part in _FOREIGN) and "site-packages" in name
-        if not name.startswith(_HERE) and not foreign and not name.startswith("<__array_function__"):
-            return f"{name}, line {frame.f_lineno}, in {frame.f_code.co_name}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""

@@ -1,0 +1,1 @@
+"""Models: from rows and parameters to moments.  Plain NumPy and gmmest.ops; no model names a derivative backend."""

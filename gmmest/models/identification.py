@@ -1,0 +1,208 @@
+"""What must hold before (and after) a choice model is estimated, checked on the arrays of its sample.
+
+Only differences within choice sets matter to a logit.  So a column must vary within some set, no
+column may be a combination of others within every set, and no combination may predict the
+choices perfectly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.data.choice_data import Block
+from gmmest.derivatives import ops
+from gmmest.errors import Complaint, IdentificationError, plural, printable, some
+
+__all__ = ["check_features", "check_instruments", "check_overlap"]
+
+Array = NDArray[np.float64]
+
+COLLINEAR = 1e-11
+"""A unit column closer than this to the span of the others is called a combination of them; data in
+double precision carry 16 digits, and 1e-9 is still estimated (with a large standard error)."""
+
+_PASSES = 60
+_CERTAIN = 0.9
+
+
+def check_features(full: Block, names: tuple[str, ...]) -> None:
+    """Refuse features that do not vary within choice sets (E203) or are collinear there (E202)."""
+    _raise(list(_constant_columns(full.features, full.offsets, names, "interact it or drop it")))
+    factor, scale = _within_factor(full.features, full.offsets)
+    complaints = [
+        Complaint(
+            "E202",
+            f"{combination} within every choice set, up to {gap:.0e} of its variation",
+            next="drop one of these terms",
+        )
+        for combination, gap in _combinations(factor, scale, names)
+    ]
+    _raise(complaints)
+
+
+def check_instruments(full: Block, moment_names: tuple[str, ...], n_params: int) -> None:
+    """Refuse too few instruments (E212), and constant (E203) or redundant ones (E211)."""
+    complaints: list[Complaint] = []
+    if len(moment_names) < n_params:
+        complaints.append(
+            Complaint(
+                "E212",
+                f"{plural(len(moment_names), 'moment')}, {plural(n_params, 'parameter')}: at least as many moments"
+                " as parameters were expected",
+                next="add instruments (instruments: {add: [...]}) or drop terms",
+            )
+        )
+    complaints += _constant_columns(full.instruments, full.offsets, moment_names, "it makes no moment; drop it")
+    _raise(complaints)
+    factor, scale = _within_factor(full.instruments, full.offsets)
+    complaints += [
+        Complaint(
+            "E211",
+            f"a moment is redundant: {combination} within every choice set; the J test would count it",
+            next="drop one of these instruments",
+        )
+        for combination, _ in _combinations(factor, scale, moment_names)
+    ]
+    _raise(complaints)
+
+
+def _raise(complaints: list[Complaint]) -> None:
+    if complaints:
+        raise IdentificationError(complaints)
+
+
+def _constant_columns(
+    values: Array, offsets: NDArray[np.int64], names: tuple[str, ...], advice: str
+) -> Iterator[Complaint]:
+    starts = offsets[:-1]
+    for k, name in enumerate(names):
+        column = values[:, k]
+        if np.array_equal(np.maximum.reduceat(column, starts), np.minimum.reduceat(column, starts)):
+            yield Complaint("E203", f"{printable(name)} does not vary inside any choice set", next=advice)
+
+
+def _within_factor(values: Array, offsets: NDArray[np.int64]) -> tuple[Array, Array]:
+    """R of the QR decomposition of the demeaned columns at unit norm, and those norms.
+
+    Rows are taken in pieces and R is carried along, so that no square of the columns is formed.
+    """
+    means = ops.segment_sum(values, offsets) / np.diff(offsets)[:, None]
+    centred = values - ops.segment_repeat(means, offsets)
+    scale = np.abs(centred).max(axis=0)
+    scale *= np.sqrt(np.sum(np.square(centred / scale), axis=0))
+    factor = np.zeros((0, values.shape[1]))
+    for start in range(0, centred.shape[0], 8192):
+        factor = np.linalg.qr(np.concatenate([factor, centred[start : start + 8192] / scale]), mode="r")
+    return factor, scale
+
+
+def _combinations(factor: Array, scale: Array, names: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+    """Columns that are combinations of others, as text, with the distance from being exactly so."""
+    from scipy.linalg import qr, solve_triangular
+
+    triangle, order = qr(factor, mode="r", pivoting=True)
+    size = min(triangle.shape)
+    gaps = np.zeros(len(names))
+    gaps[:size] = np.abs(np.diag(triangle)[:size])
+    rank = int(np.sum(gaps > COLLINEAR))
+    for k in range(rank, len(names)):
+        weights = solve_triangular(triangle[:rank, :rank], triangle[:rank, k])
+        weights *= scale[order[k]] / scale[order[:rank]]
+        size_of = np.abs(weights) * scale[order[:rank]] / scale[order[k]]
+        parts = [
+            f"{weights[j]:+.6g} {printable(names[order[j]])}" for j in range(rank) if size_of[j] > 1e-6
+        ]
+        yield f"{printable(names[order[k]])} = {' '.join(parts).lstrip('+') or '0'}", float(gaps[k])
+
+
+# --- separation ---------------------------------------------------------------------------------------------
+
+
+def check_overlap(theta: Array, full: Block, names: tuple[str, ...]) -> None:
+    """Refuse choices that some combination of the features predicts without error (E201).
+
+    Let ``x_j`` be the features of an unchosen row minus those of its chosen one.  By Stiemke's
+    lemma either there are weights w > 0 with ``sum_j w_j x_j = 0``, or there is a direction d
+    with ``x_j'd <= 0`` for all j, not all zero: the likelihood then grows along d for ever.
+    At the maximum of the likelihood the shares are such weights.  Near it ``r = sum_j s_j x_j`` is
+    small, and ``w_j = s_j (1 - x_j'H^-1 r)`` with ``H = sum_j s_j x_j x_j'`` solves the equation
+    exactly; it is positive if every ``|x_j'H^-1 r| < 1``.  That is a proof, and costs two passes.
+    From another point Newton steps on the likelihood lead there; on separated data they never do,
+    and their direction is d.
+
+    Parameters
+    ----------
+    theta : array (P,)
+        Where to start; at the maximum one round is enough.
+    full : Block
+        All choice sets; nothing is checked where choices are not observed.
+    names : tuple of str
+
+    References
+    ----------
+    Albert, A. and J. A. Anderson (1984), "On the existence of maximum likelihood estimates in
+    logistic regression models", Biometrika 71, 1-10.
+    """
+    if not full.chosen.any():
+        return
+    chosen = full.features[full.chosen > 0]
+    differences = (full.features - ops.segment_repeat(chosen, full.offsets))[full.chosen == 0]
+    scale = np.abs(differences).max(axis=0)
+    differences /= scale
+    point = theta * scale
+    step = np.zeros_like(point)
+    for _ in range(_PASSES):
+        shares = _unchosen_shares(full, point / scale)
+        weighted = differences * shares[:, None]
+        residual = weighted.sum(axis=0)
+        curvature = weighted.T @ differences
+        if np.max(np.abs(differences @ _solved(curvature, residual))) < _CERTAIN:
+            return
+        means = ops.segment_sum(_spread(weighted, full), full.offsets)
+        step = -_solved(curvature - means.T @ means, residual)
+        change = np.max(np.abs(differences @ step))
+        if not np.isfinite(change):
+            break
+        point = point + step * min(1.0, 5.0 / change)
+    _refuse_separated(differences @ step, step * np.ptp(differences, axis=0), names, full)
+
+
+def _unchosen_shares(full: Block, theta: Array) -> Array:
+    shares: Array = ops.segment_softmax(full.features @ theta, full.offsets)[full.chosen == 0]
+    return shares
+
+
+def _spread(rows: Array, full: Block) -> Array:
+    out = np.zeros((full.n_rows, rows.shape[1]))
+    out[full.chosen == 0] = rows
+    return out
+
+
+def _solved(matrix: Array, vector: Array) -> Array:
+    """Symmetric solve at unit diagonal; least norm where rounding has made it singular."""
+    root = np.sqrt(np.maximum(np.diag(matrix), np.finfo(float).tiny))
+    solution, *_ = np.linalg.lstsq(matrix / np.outer(root, root), vector / root, rcond=1e-14)
+    result: Array = solution / root
+    return result
+
+
+def _refuse_separated(along: Array, moves: Array, names: tuple[str, ...], full: Block) -> None:
+    """Name the direction: utilities of unchosen rows only fall along it."""
+    largest = np.max(np.abs(along))
+    unchosen = np.flatnonzero(full.chosen == 0)
+    sets = np.searchsorted(full.offsets, unchosen, side="right")
+    strict = np.unique(sets[along < -1e-4 * largest]).size
+    involved = [name for name, move in zip(names, moves, strict=True) if abs(move) > 1e-3 * np.max(np.abs(moves))]
+    sure = bool(np.all(along <= 1e-4 * largest))
+    what = (
+        f"no finite estimate exists: a combination of {some(involved)} predicts {strict} of {full.n_sets}"
+        " choices without error"
+        if sure
+        else f"no finite estimate was found to exist; the likelihood still grows along {some(involved)}"
+    )
+    raise IdentificationError(
+        Complaint("E201", what, next="drop or combine these terms; estimates for them do not exist")
+    )

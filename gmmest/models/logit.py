@@ -1,0 +1,193 @@
+"""The conditional (multinomial) logit on ragged choice sets, as moments.
+
+With utilities ``u = X theta`` and shares ``s = softmax(u)`` within each choice set, the
+contribution of choice set i is ``g_i = Z_i'(s_i - y_i)``: instruments times the surprise.
+With Z = X this is (minus) the score of the log-likelihood, so that just-identified GMM is
+maximum likelihood (McFadden 1974); other instruments give the same parameters other moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.data.choice_data import Block, ChoiceData, block_ranges
+from gmmest.derivatives import ops
+from gmmest.errors import Complaint, ConfigError
+from gmmest.models.identification import check_features, check_instruments, check_overlap
+from gmmest.models.sample import Sample, rows_per_block
+from gmmest.models.terms import Term, design_matrix, used_columns
+
+__all__ = ["Logit"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Logit:
+    """Conditional logit by moments.
+
+    Parameters
+    ----------
+    utility : sequence of Term, optional
+        Terms of the utility; left out for data made by ``ChoiceData.from_arrays``, whose
+        features are the utility's columns already.
+    instruments : sequence of Term, optional
+        Instruments per row; by default the features themselves (maximum likelihood).
+
+    Notes
+    -----
+    Moments: ``g(theta) = (1/N) sum_i Z_i'(s_i(theta) - y_i)``, i over N choice sets; their
+    Jacobian is ``(1/N) sum_i Z_i'(diag(s_i) - s_i s_i')X_i``.  Law: a constant added to a
+    feature or an instrument within a choice set changes neither.
+
+    References
+    ----------
+    McFadden, D. (1974), "Conditional logit analysis of qualitative choice behavior".
+    Train, K. (2009), *Discrete Choice Methods with Simulation*, 2nd ed., chapter 3.
+
+    Examples
+    --------
+    >>> Logit([Term("gc"), Term("hinc", only="air")]).utility[1].name
+    'hinc_air'
+    """
+
+    utility: tuple[Term, ...]
+    instruments: tuple[Term, ...] | None
+
+    def __init__(self, utility: Sequence[Term] = (), instruments: Sequence[Term] | None = None) -> None:
+        object.__setattr__(self, "utility", tuple(utility))
+        object.__setattr__(self, "instruments", None if instruments is None else tuple(instruments))
+
+    def sample(self, data: ChoiceData) -> Sample:
+        """Features and instruments of the data, checked for identification.
+
+        Raises
+        ------
+        DataError
+            Columns or alternatives that are absent, not numeric or have missing values.
+        IdentificationError
+            Features or instruments that do not vary within choice sets, or are collinear
+            there; fewer moments than parameters.
+        """
+        names, moment_names, full, notes = self._arrays(data)
+        check_features(full, names)
+        if full.instruments is not full.features:
+            check_instruments(full, moment_names, len(names))
+        size = rows_per_block(len(names), len(moment_names))
+        ranges = block_ranges(full.offsets, size)
+        fingerprint = data.fingerprint(used_columns((*self.utility, *(self.instruments or ()))))
+
+        def sample(pieces: Sequence[tuple[int, int]]) -> Sample:
+            return Sample(
+                names=names,
+                moment_names=moment_names,
+                blocks=tuple(full.part(start, stop) for start, stop in pieces),
+                counts=tuple(stop - start for start, stop in pieces),
+                n_rows=full.n_rows,
+                start=np.zeros(len(names)),
+                whole=lambda: sample([(0, full.n_sets)]),
+                notes=notes,
+                fingerprint=fingerprint,
+            )
+
+        return sample(ranges)
+
+    def _arrays(self, data: ChoiceData) -> tuple[tuple[str, ...], tuple[str, ...], Block, tuple[str, ...]]:
+        if data.features is not None:
+            if self.utility or self.instruments is not None:
+                raise ConfigError(
+                    Complaint(
+                        "E102",
+                        "the model has terms, but the data were made from arrays, whose features are complete",
+                        next="Logit() with data from ChoiceData.from_arrays, terms with ChoiceData.from_frame",
+                    )
+                )
+            return data.feature_names, data.instrument_names, data.block(), data.notes
+        if not self.utility:
+            raise ConfigError(Complaint("E102", "the utility has no terms", next="Logit([Term('cost'), ...])"))
+        data = data.complete(used_columns((*self.utility, *(self.instruments or ()))))
+        names, features = design_matrix(self.utility, data)
+        if self.instruments is None:
+            return names, names, data.block(features, features), data.notes
+        moment_names, instruments = design_matrix(self.instruments, data)
+        return names, moment_names, data.block(features, instruments), data.notes
+
+    def moment_sum(self, theta: Array, block: Block) -> Array:
+        """Sum of the contributions of a block, (M,); one pass, no temporary wider than a column."""
+        shares = ops.segment_softmax(block.features @ theta, block.offsets)
+        surprise = shares - block.chosen
+        total: Array = block.instruments.T @ surprise
+        return total
+
+    def contributions(self, theta: Array, block: Block) -> Array:
+        """``g_i = Z_i'(s_i - y_i)`` of each choice set, (N_b, M)."""
+        shares = ops.segment_softmax(block.features @ theta, block.offsets)
+        rows = block.instruments * (shares - block.chosen)[:, None]
+        result: Array = ops.segment_sum(rows, block.offsets)
+        return result
+
+    def moment_sum_and_jacobian(self, theta: Array, block: Block) -> tuple[Array, Array]:
+        """The same with its Jacobian (M, P), written by hand.
+
+        ``sum_i Z_i'(diag(s_i) - s_i s_i')X_i = Z'(s o (X - xbar))`` with ``xbar`` the share-weighted
+        mean of the features in each set.
+        """
+        shares = ops.segment_softmax(block.features @ theta, block.offsets)
+        surprise = shares - block.chosen
+        return block.instruments.T @ surprise, _share_cross(shares, block.instruments, block.features, block.offsets)
+
+    def moment_sum_and_vjp(self, theta: Array, block: Block) -> tuple[Array, Callable[[Array], Array]]:
+        """The same with ``v -> v'G``: two matrix-vector products in all, shares kept between them."""
+        shares = ops.segment_softmax(block.features @ theta, block.offsets)
+
+        def vjp(v: Array) -> Array:
+            pull = block.instruments @ v
+            pull *= shares
+            pull -= shares * ops.segment_repeat(ops.segment_sum(pull, block.offsets), block.offsets)
+            product: Array = pull @ block.features
+            return product
+
+        return block.instruments.T @ (shares - block.chosen), vjp
+
+    def unadjusted_covariance_sum(self, theta: Array, block: Block) -> Array:
+        """``sum_i Z_i'(diag(s_i) - s_i s_i')Z_i``, (M, M): the covariance that the logit itself implies."""
+        shares = ops.segment_softmax(block.features @ theta, block.offsets)
+        return _share_cross(shares, block.instruments, block.instruments, block.offsets)
+
+    def instrument_product_sum(self, block: Block) -> Array:
+        """``Zd'Zd`` with Zd the instruments demeaned within each choice set, (M, M)."""
+        centred = within(block.instruments, block.offsets)
+        product: Array = centred.T @ centred
+        return product
+
+    def loglike(self, theta: Array, block: Block) -> float | None:
+        """``sum_i log s_i(chosen)``; None where choices are not observed (moment differences)."""
+        if not block.chosen.any():
+            return None
+        utility = block.features @ theta
+        return float(block.chosen @ utility - ops.segment_logsumexp(utility, block.offsets).sum())
+
+    def check_existence(self, theta: Array, sample: Sample) -> None:
+        """Refuse separated data, for which no finite estimate exists (see :func:`.check_overlap`)."""
+        check_overlap(theta, sample.whole().blocks[0], sample.names)
+
+
+def within(values: Array, offsets: NDArray[np.int64]) -> Array:
+    """Rows of (n, K) values minus their mean within each segment."""
+    means = ops.segment_sum(values, offsets) / np.diff(offsets)[:, None]
+    result: Array = values - ops.segment_repeat(means, offsets)
+    return result
+
+
+def _share_cross(shares: Array, left: Array, right: Array, offsets: NDArray[np.int64]) -> Array:
+    centred = right - ops.segment_repeat(ops.weighted_sum(shares, right, offsets), offsets)
+    centred *= shares[:, None]
+    product: Array = left.T @ centred
+    return product
+
+

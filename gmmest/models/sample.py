@@ -1,0 +1,87 @@
+"""What a model makes of data: the arrays that its moments are computed from, with their names.
+
+This is the wall between names and numbers.  Above it are terms, labels and files; below it are
+float64 arrays in blocks.  :class:`MomentModel` is all that the GMM layer asks of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MomentModel", "Sample", "rows_per_block"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Data as one model sees them.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Parameters, P of them.
+    moment_names : tuple of str
+        Moments, M of them.
+    blocks : tuple
+        Records of arrays in the order of the data; what the model's functions get.
+    counts : tuple of int
+        Observations (choice sets, or rows of a table) in each block.
+    n_rows : int
+        Rows in all.
+    start : array (P,)
+        Where to start.
+    whole : callable
+        Gives the same sample as one block, for engines that compile for a shape.
+    notes : tuple of str
+        What happened to the data on the way (rows moved, sets dropped).
+    fingerprint : str
+        SHA-256 of the numbers.
+    """
+
+    names: tuple[str, ...]
+    moment_names: tuple[str, ...]
+    blocks: tuple[Any, ...]
+    counts: tuple[int, ...]
+    n_rows: int
+    start: Array
+    whole: Callable[[], Sample]
+    notes: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+    @property
+    def n_obs(self) -> int:
+        """Number of observations N, the one that means are divided by."""
+        return sum(self.counts)
+
+
+@runtime_checkable
+class MomentModel(Protocol):
+    """What the GMM layer asks of a model.
+
+    Beside these two, a model may have ``moment_sum(theta, block) -> (M,)`` (law: the sum of the
+    contributions), hand-written derivatives of it, ``moment_sum_and_jacobian(theta, block)`` and
+    ``moment_sum_and_vjp(theta, block)``, ``unadjusted_covariance_sum(theta, block) -> (M, M)``,
+    ``instrument_product_sum(block) -> (M, M)`` for the first-step weight, ``loglike(theta,
+    block) -> float``, and ``check_existence(theta, sample)``, which raises where no finite
+    estimate exists.
+    """
+
+    def sample(self, data: Any) -> Sample:
+        """The arrays and names that this model takes from data."""
+
+    def contributions(self, theta: Array, block: Any) -> Array:
+        """Contributions g_i of the observations of a block, (n_b, M)."""
+
+
+def rows_per_block(n_params: int, n_moments: int) -> int:
+    """Rows of a block, from the shapes alone: its features and instruments fill about 4 MiB.
+
+    Smaller blocks pay Python's overhead, larger ones leave the cache (measured: tests/benchmarks).
+    """
+    return max(512, 2**19 // (n_params + n_moments))
