@@ -1,0 +1,1 @@
+"""The doors of gmmest: what rows of a frame, a file or plain arrays become before a kernel sees them."""

@@ -1,0 +1,880 @@
+"""Choice sets: a ragged table of alternatives, validated once, cut into blocks for the kernels.
+
+The rows of choice set ``i`` are ``offsets[i]:offsets[i + 1]``, all that the sets share is the
+number of columns.  :class:`ChoiceData` is what a user's frame or arrays become at the door;
+:class:`Block` is the range of whole choice sets that a kernel sees, without a copy.
+
+Nothing is guessed and nothing is dropped silently: what is done to the rows stands in ``notes``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gmmest.data.columns import (
+    BoolArray,
+    Coded,
+    FloatArray,
+    IntArray,
+    absent,
+    accept,
+    as_float64,
+    code_ids,
+    content_hash,
+    did_you_mean,
+    index_ranges,
+    not_finite,
+    open_frame,
+    place,
+    quoted,
+    read_column,
+    read_only,
+    refuse_duplicates,
+    require_choice,
+    row_ranges,
+    strict_array,
+    zero_one,
+)
+from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
+
+if TYPE_CHECKING:
+    import narwhals.stable.v2 as nw
+
+__all__ = ["Block", "ChoiceData", "block_ranges"]
+
+SHOWN = 5  # ids that a message lists before it counts the rest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A range of whole choice sets, as views of the full arrays.
+
+    Parameters
+    ----------
+    features : (n, P) float64
+        X; C-contiguous, aligned, read-only.
+    instruments : (n, M) float64
+        Z, or the moment differences D where nothing is observed.
+    chosen : (n,) float64
+        1.0 in the chosen row of every set, 0.0 elsewhere; all zero where nothing is observed, so
+        that ``Z'(s - y)`` is ``D's``.
+    offsets : (N + 1,) int64
+        Set ``i`` is rows ``offsets[i]:offsets[i + 1]`` of the block; starts at 0.
+    """
+
+    features: FloatArray
+    instruments: FloatArray
+    chosen: FloatArray
+    offsets: IntArray
+
+    @property
+    def n_sets(self) -> int:
+        """Number of choice sets, N."""
+        return len(self.offsets) - 1
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, n."""
+        return len(self.features)
+
+
+def block_ranges(offsets: IntArray, rows_per_block: int) -> list[tuple[int, int]]:
+    """Ranges of whole choice sets with nearly equal numbers of rows.
+
+    With ``k = ceil(n / rows_per_block)``, cut ``j`` is the set boundary nearest to row ``j n / k``;
+    cuts that coincide are one.  A function of its two arguments alone, in integers, so that every
+    machine and every number of workers cuts alike.
+
+    Parameters
+    ----------
+    offsets : (N + 1,) int64
+        Strictly increasing, from 0 to the number of rows n.
+    rows_per_block : int
+        Rows aimed at, at least 1.  A block has at most one largest set more or less than ``n / k``.
+
+    Returns
+    -------
+    list of (start, stop)
+        Ranges of sets: together all N sets in order, none empty.
+
+    Raises
+    ------
+    ConfigError
+        E102: ``rows_per_block`` below 1.
+
+    Examples
+    --------
+    >>> block_ranges(np.array([0, 4, 8, 12, 16]), rows_per_block=8)
+    [(0, 2), (2, 4)]
+    """
+    if rows_per_block < 1:
+        raise ConfigError(Complaint("E102", f"rows_per_block={rows_per_block}: expected at least 1"))
+    n_sets, n_rows = offsets.shape[0] - 1, int(offsets[-1])
+    n_blocks = -(-n_rows // rows_per_block)
+    aims = np.array([j * n_rows // n_blocks for j in range(1, n_blocks)], dtype=np.int64)
+    above = np.searchsorted(offsets, aims)
+    below = np.maximum(above - 1, 0)
+    nearest = np.where(aims - offsets[below] < offsets[above] - aims, below, above)
+    cuts = np.unique(np.concatenate(([0], nearest, [n_sets]))).tolist()
+    return list(itertools.pairwise(cuts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """The frame that the rows came from; its columns are read and checked when they are used."""
+
+    frame: nw.DataFrame[Any]
+    rows: IntArray  # (n,) row of the frame that each row was
+    missing: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ChoiceData:
+    """Validated choice sets; made by :meth:`from_frame` or :meth:`from_arrays`.
+
+    Every array is read-only.  Rows of one choice set are contiguous.
+
+    Attributes
+    ----------
+    features : (n, P) float64
+        X; from a frame there are none until :meth:`with_features`.
+    instruments : (n, M) float64
+        Z; or the moment differences D if ``has_choices`` is false.
+    chosen : (n,) float64
+        1.0 in the chosen row of every set; all zero if ``has_choices`` is false.
+    offsets : (N + 1,) int64
+        Set ``i`` is rows ``offsets[i]:offsets[i + 1]``.
+    feature_names, instrument_names : tuple of str
+        Names of the columns of X and Z.
+    ids : (N,) array
+        The case of each set as it was given; for messages and reports.
+    labels : tuple of str
+        Alternatives in order of first appearance; empty if none were named.
+    has_choices : bool
+        Whether choices were observed.
+    notes : tuple of str
+        What was done to the rows: moved, dropped; empty if nothing was.
+    source : str
+        File name for messages.
+    """
+
+    features: FloatArray
+    instruments: FloatArray
+    chosen: FloatArray
+    offsets: IntArray
+    feature_names: tuple[str, ...]
+    instrument_names: tuple[str, ...]
+    ids: NDArray[Any]
+    labels: tuple[str, ...] = ()
+    has_choices: bool = True
+    notes: tuple[str, ...] = ()
+    source: str = ""
+    _alternative: IntArray | None = None  # (n,) index into labels
+    _origin: _Origin | None = None
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: object,
+        *,
+        case: str,
+        chosen: str,
+        alternative: str | None = None,
+        on_bad_sets: Literal["error", "drop"] = "error",
+        missing: Literal["error", "drop_set"] = "error",
+        source: str = "",
+    ) -> ChoiceData:
+        """Choice sets from a frame in long format: one row for each set and alternative.
+
+        Rows that share a value of `case` are one choice set.  Where they do not lie together they
+        are moved together, stably, sets in order of first appearance.  Sets with a single
+        alternative carry no information (their contribution is zero whatever the parameters) and
+        are dropped.  Both are told in ``notes``.  Other columns are checked when they are used.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame, polars.DataFrame, pyarrow.Table or any eager frame that narwhals reads
+        case, chosen : str
+            Columns with the id of the choice set (integers or text) and with 0/1 or False/True.
+        alternative : str, optional
+            Column with the name of the alternative (integers or text).
+        on_bad_sets : {"error", "drop"}
+            What to do with sets in which not exactly one row is chosen.
+        missing : {"error", "drop_set"}
+            What :meth:`complete` does with sets in which a used column has a missing value.
+        source : str
+            File name for messages.
+
+        Raises
+        ------
+        ConfigError
+            E102: an option that is none of its words, or not a frame.
+        DataError
+            All at once: E302 sets without exactly one chosen row, E303 chosen not 0/1, E305 an
+            alternative twice in a set, E306 no set left, E310 missing ids, E312 ids that are
+            floats, E314 equal column names, E315 absent columns.
+
+        Notes
+        -----
+        Cost: a few passes and one stable sort; ids are coded by hashing, never through a float.
+
+        Examples
+        --------
+        >>> import pyarrow as pa
+        >>> frame = pa.table({"who": ["ann", "ann", "bob", "bob"], "mode": ["car", "bus", "car", "bus"],
+        ...                   "took": [1, 0, 0, 1], "cost": [3.0, 1.0, 4.0, 1.5]})
+        >>> data = ChoiceData.from_frame(frame, case="who", alternative="mode", chosen="took")
+        >>> data
+        <ChoiceData: 2 choice sets, 4 rows, alternatives car, bus>
+        >>> data.column("cost")
+        array([3. , 1. , 4. , 1.5])
+        """
+        require_choice("on_bad_sets", on_bad_sets, ("error", "drop"))
+        require_choice("missing", missing, ("error", "drop_set"))
+        opened = open_frame(frame, source)
+        sets, alternatives, picked = _read_structure(opened, case, alternative, chosen, source)
+        order, offsets = _contiguous(sets)
+        values = picked[order]
+        bad = np.add.reduceat(values, offsets[:-1]) != 1.0
+        complaints: list[Complaint] = []
+        if bad.any() and on_bad_sets == "error":
+            rows = order[_rows_of(np.flatnonzero(bad)[:SHOWN], offsets)]
+            where = place(source, chosen, row_ranges(rows))
+            complaints.append(_bad_sets("E302", bad, values, offsets, sets.values, where))
+        if alternatives is not None:
+            complaints += _repeated_alternatives(
+                sets.codes, sets.values, alternatives, place(source, alternative or "")
+            )
+        if complaints:
+            raise DataError(complaints)
+        nothing = read_only(np.empty((order.size, 0)))
+        data = cls(
+            features=nothing,
+            instruments=nothing,
+            chosen=read_only(values),
+            offsets=read_only(offsets),
+            feature_names=(),
+            instrument_names=(),
+            ids=read_only(sets.values),
+            labels=() if alternatives is None else tuple(str(label) for label in alternatives.values),
+            notes=_moved_note(order),
+            source=source,
+            _alternative=None if alternatives is None else read_only(alternatives.codes[order]),
+            _origin=_Origin(opened, read_only(order), missing),
+        )
+        if bad.any():
+            dropped = _bad_sets("W302", bad, values, offsets, sets.values, "")
+            data = data._keep(~bad, f"{dropped.code} dropped {dropped.what}")
+        return data._without_single_alternatives()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        *,
+        features: ArrayLike,
+        chosen: ArrayLike | None = None,
+        instruments: ArrayLike | None = None,
+        moment_differences: ArrayLike | None = None,
+        offsets: ArrayLike,
+        feature_names: Sequence[str] | None = None,
+        instrument_names: Sequence[str] | None = None,
+    ) -> ChoiceData:
+        """Choice sets from arrays, with observed choices or with moment differences.
+
+        With choices the moments are ``g = (1/N) sum_i Z_i'(s_i - y_i)``.  With moment
+        differences, where nothing is observed, they are ``g = D's / N``.
+
+        Parameters
+        ----------
+        features : (n, P) array
+            X.
+        chosen : (n,) array of 0/1 or False/True
+            y; one chosen row in every set.  Give this or `moment_differences`.
+        instruments : (n, M) array, optional
+            Z; the features by default.
+        moment_differences : (n, M) array
+            D; kept where `instruments` are.
+        offsets : (N + 1,) array of integers
+            From 0 to n, strictly increasing.
+        feature_names, instrument_names : sequence of str, optional
+            By default ``x0, x1, ...`` and ``z0, z1, ...``; instruments that are the features have
+            their names.
+
+        Raises
+        ------
+        ConfigError
+            E102: not exactly one of `chosen` and `moment_differences`.
+        DataError
+            All at once: E302 sets without exactly one chosen row, E303 chosen not 0/1, E306 no set,
+            E307 shapes, E308 offsets, E310 missing or infinite values, E311 not real numbers,
+            E314 equal names.  Places are given as NumPy counts, from 0.
+
+        Notes
+        -----
+        Arrays that are read-only, C-contiguous float64 are shared, all others copied.  Sets with a
+        single alternative are dropped with a note; with moment differences only where their row of
+        D is zero, because another row is a constant that belongs to g.
+
+        Examples
+        --------
+        >>> data = ChoiceData.from_arrays(features=np.eye(4), chosen=[1, 0, 0, 1], offsets=[0, 2, 4])
+        >>> data.n_sets, data.feature_names, data.instruments is data.features
+        (2, ('x0', 'x1', 'x2', 'x3'), True)
+        """
+        _require_one_door(chosen, instruments, moment_differences)
+        complaints: list[Complaint] = []
+        design = _read_design(
+            features,
+            instruments if moment_differences is None else moment_differences,
+            "instruments" if moment_differences is None else "moment_differences",
+            feature_names,
+            instrument_names,
+            complaints,
+        )
+        n_rows = None if design is None else design.features.shape[0]
+        bounds = accept(_strict_offsets(offsets, n_rows), complaints)
+        picked = None
+        if chosen is not None:
+            picked = accept(_strict_chosen(chosen, n_rows, bounds), complaints)
+        if complaints or design is None or bounds is None:
+            raise DataError(complaints)
+        data = cls(
+            features=design.features,
+            instruments=design.instruments,
+            chosen=read_only(np.zeros(design.features.shape[0])) if picked is None else picked,
+            offsets=bounds,
+            feature_names=design.feature_names,
+            instrument_names=design.instrument_names,
+            ids=read_only(np.arange(bounds.size - 1)),
+            has_choices=picked is not None,
+        )
+        return data._without_single_alternatives()
+
+    @property
+    def n_sets(self) -> int:
+        """Number of choice sets, N."""
+        return len(self.offsets) - 1
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, n."""
+        return len(self.chosen)
+
+    def __repr__(self) -> str:
+        alternatives = f", alternatives {some(self.labels)}" if self.labels else ""
+        return (
+            f"<ChoiceData: {plural(self.n_sets, 'choice set')}, {plural(self.n_rows, 'row')}{alternatives}>"
+        )
+
+    # --- columns ---
+
+    def complete(self, columns: Sequence[str]) -> ChoiceData:
+        """Check the columns that will be used, all together.
+
+        Parameters
+        ----------
+        columns : sequence of str
+
+        Returns
+        -------
+        ChoiceData
+            These data; with ``missing="drop_set"`` without the sets in which one of the columns has
+            a missing value (told in ``notes``).
+
+        Raises
+        ------
+        DataError
+            All at once: E306 no set left, E310 missing or infinite values, E311 not numbers, E315
+            absent columns.  Infinite values are never dropped.
+
+        Examples
+        --------
+        >>> import pyarrow as pa
+        >>> frame = pa.table({"id": [1, 1, 2, 2], "y": [1, 0, 0, 1], "price": [1.0, 2.0, None, 3.0]})
+        >>> data = ChoiceData.from_frame(frame, case="id", chosen="y", missing="drop_set")
+        >>> data.complete(["price"]).notes
+        ('W310 dropped 1 of 2 choice sets with missing values: price (1)',)
+        """
+        complaints: list[Complaint] = []
+        holes = np.zeros(self.n_rows, dtype=np.bool_)
+        counts: list[str] = []
+        droppable = self._origin is not None and self._origin.missing == "drop_set"
+        for name in dict.fromkeys(columns):
+            values = accept(self._read(name), complaints)
+            if values is None:
+                continue
+            gaps = np.isnan(values)
+            if droppable and gaps.any() and not np.isinf(values).any():
+                holes |= gaps
+                counts.append(f"{printable(name)} ({int(gaps.sum()):,})")
+            elif (complaint := self._not_finite(values, name)) is not None:
+                complaints.append(complaint)
+        if complaints:
+            raise DataError(complaints)
+        if not counts:
+            return self
+        keep = ~np.logical_or.reduceat(holes, self.offsets[:-1])
+        n_dropped = int((~keep).sum())
+        what = (
+            f"{n_dropped:,} of {plural(self.n_sets, 'choice set')} with missing values: {', '.join(counts)}"
+        )
+        return self._keep(keep, f"W310 dropped {what}")
+
+    def column(self, name: str) -> FloatArray:
+        """Read a column of numbers, in the order of the rows here.
+
+        Parameters
+        ----------
+        name : str
+            A column of the frame; for data from arrays the name of a feature or an instrument.
+
+        Returns
+        -------
+        (n,) float64
+            Booleans as 0 and 1.
+
+        Raises
+        ------
+        DataError
+            E310 missing or infinite values, E311 not numbers, E315 absent.
+        """
+        values = self._read(name)
+        if isinstance(values, Complaint):
+            raise DataError(values)
+        complaint = self._not_finite(values, name)
+        if complaint is not None:
+            raise DataError(complaint)
+        return read_only(values)
+
+    def indicator(self, label: str) -> FloatArray:
+        """Mark the rows of one alternative.
+
+        Parameters
+        ----------
+        label : str
+            One of ``labels``.
+
+        Returns
+        -------
+        (n,) float64
+            1.0 in the rows of this alternative, 0.0 elsewhere.
+
+        Raises
+        ------
+        DataError
+            E316: no such alternative, or alternatives were not named.
+        """
+        if self._alternative is None:
+            what = f"no alternative {quoted(label)}: the data name no column of alternatives"
+            raise DataError(Complaint("E316", what, place(self.source), "name the column with  alternative"))
+        if label not in self.labels:
+            what = f"no alternative {quoted(label)}{did_you_mean(str(label), self.labels)}"
+            known = f"the alternatives are {some(self.labels, 20)}"
+            raise DataError(Complaint("E316", what, place(self.source, rows=known)))
+        return read_only((self._alternative == self.labels.index(label)).astype(np.float64))
+
+    def _read(self, name: str) -> FloatArray | Complaint:
+        if self._origin is None:
+            names = (*self.feature_names, *self.instrument_names)
+            if name not in names:
+                return absent(name, names, self.source)
+            columns = self.features if name in self.feature_names else self.instruments
+            own = self.feature_names if name in self.feature_names else self.instrument_names
+            return np.ascontiguousarray(columns[:, own.index(name)])
+        frame = self._origin.frame
+        if name not in frame.columns:
+            return absent(name, frame.columns, self.source)
+        column = read_column(frame, name, self.source)
+        if isinstance(column, Complaint):
+            return column
+        return as_float64(column, name, self.source, self._origin.rows)
+
+    def _not_finite(self, values: FloatArray, name: str) -> Complaint | None:
+        rows = np.arange(self.n_rows) if self._origin is None else self._origin.rows
+        return not_finite(values, name, self.source, rows, self._id_of_row)
+
+    def _id_of_row(self, row: int) -> object:
+        return self.ids[int(np.searchsorted(self.offsets, row, side="right")) - 1]
+
+    # --- what the kernels get ---
+
+    def with_features(
+        self,
+        features: ArrayLike,
+        instruments: ArrayLike | None = None,
+        *,
+        feature_names: Sequence[str] | None = None,
+        instrument_names: Sequence[str] | None = None,
+    ) -> ChoiceData:
+        """Return the same choice sets with other features and instruments.
+
+        Parameters
+        ----------
+        features : (n, P) array
+            X, rows in the order of these data.
+        instruments : (n, M) array, optional
+            Z; by default the features, or the moment differences if these data have them.
+        feature_names, instrument_names : sequence of str, optional
+            As in :meth:`from_arrays`.
+
+        Raises
+        ------
+        DataError
+            As :meth:`from_arrays`.
+
+        Examples
+        --------
+        >>> data = ChoiceData.from_arrays(features=np.eye(4), chosen=[1, 0, 0, 1], offsets=[0, 2, 4])
+        >>> data.with_features(np.ones((4, 1)), feature_names=["one"]).features.shape
+        (4, 1)
+        """
+        complaints: list[Complaint] = []
+        if instruments is None and not self.has_choices:
+            instruments = self.instruments
+            instrument_names = instrument_names or self.instrument_names
+        design = _read_design(
+            features, instruments, "instruments", feature_names, instrument_names, complaints
+        )
+        if design is not None and design.features.shape[0] != self.n_rows:
+            what = f"features has {plural(design.features.shape[0], 'row')}, the data have {self.n_rows:,}"
+            complaints.append(Complaint("E307", what))
+        if complaints or design is None:
+            raise DataError(complaints)
+        return replace(
+            self,
+            features=design.features,
+            instruments=design.instruments,
+            feature_names=design.feature_names,
+            instrument_names=design.instrument_names,
+        )
+
+    def block(self, start: int, stop: int) -> Block:
+        """Choice sets ``start:stop`` as views; only the offsets are new.
+
+        Raises
+        ------
+        ConfigError
+            E102: not ``0 <= start < stop <= n_sets``.
+        """
+        if not 0 <= start < stop <= self.n_sets:
+            what = f"no block of sets {start}:{stop} among {self.n_sets:,} sets"
+            raise ConfigError(Complaint("E102", what))
+        bounds = self.offsets[start : stop + 1]
+        rows = slice(int(bounds[0]), int(bounds[-1]))
+        return Block(
+            self.features[rows], self.instruments[rows], self.chosen[rows], read_only(bounds - bounds[0])
+        )
+
+    def blocks(self, rows_per_block: int) -> list[Block]:
+        """All choice sets, cut by :func:`block_ranges`."""
+        return [self.block(start, stop) for start, stop in block_ranges(self.offsets, rows_per_block)]
+
+    def fingerprint(self, columns: Sequence[str] = ()) -> str:
+        """Return the sha256 of the content, for manifests.
+
+        Covers offsets, choices, alternatives, features and instruments, and the named columns.
+        Ids, notes and the file name are not content.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Columns of the frame that were used.
+
+        Returns
+        -------
+        str
+            64 hexadecimal digits.
+        """
+        parts: list[tuple[str, NDArray[Any]]] = [("offsets", self.offsets), ("chosen", self.chosen)]
+        if self._alternative is not None:
+            parts.append((f"alternative {json.dumps(self.labels)}", self._alternative))
+        parts.append((f"features {json.dumps(self.feature_names)}", self.features))
+        if self.instruments is not self.features:
+            parts.append((f"instruments {json.dumps(self.instrument_names)}", self.instruments))
+        parts += [(f"column {name}", self.column(name)) for name in dict.fromkeys(columns)]
+        return content_hash(parts)
+
+    # --- dropping whole sets ---
+
+    def _without_single_alternatives(self) -> ChoiceData:
+        single = np.diff(self.offsets) == 1
+        if not self.has_choices:
+            single &= ~self.instruments[self.offsets[:-1]].any(axis=1)
+        if not single.any():
+            return self
+        count = plural(int(single.sum()), "choice set")
+        verb = "carries" if single.sum() == 1 else "carry"
+        return self._keep(~single, f"W301 {count} with one alternative {verb} no information; dropped")
+
+    def _keep(self, keep: BoolArray, note: str) -> ChoiceData:
+        """Select the sets where `keep` holds, with a note on why the others are gone."""
+        notes = (*self.notes, note)
+        if not keep.any():
+            raise _no_sets(self.source, notes)
+        sizes = np.diff(self.offsets)
+        rows = np.repeat(keep, sizes)
+        features = read_only(self.features[rows])
+        alternative, labels = self._alternative, self.labels
+        if alternative is not None:
+            used, codes = np.unique(alternative[rows], return_inverse=True)
+            alternative, labels = read_only(codes.astype(np.int64)), tuple(self.labels[code] for code in used)
+        same = self.instruments is self.features
+        return replace(
+            self,
+            features=features,
+            instruments=features if same else read_only(self.instruments[rows]),
+            chosen=read_only(self.chosen[rows]),
+            offsets=read_only(np.concatenate(([0], np.cumsum(sizes[keep])))),
+            ids=read_only(self.ids[keep]),
+            labels=labels,
+            notes=notes,
+            _alternative=alternative,
+            _origin=self._origin and replace(self._origin, rows=read_only(self._origin.rows[rows])),
+        )
+
+
+# --- the frame door ----------------------------------------------------------------------------
+
+
+def _read_structure(
+    frame: nw.DataFrame[Any], case: str, alternative: str | None, chosen: str, source: str
+) -> tuple[Coded, Coded | None, FloatArray]:
+    """Ids of the sets, alternatives and choices, row by row; all complaints about them together."""
+    roles = {"case": case, "chosen": chosen}
+    if alternative is not None:
+        roles["alternative"] = alternative
+    complaints = [
+        absent(name, frame.columns, source, role) for role, name in roles.items() if name not in frame.columns
+    ]
+    if complaints:
+        raise DataError(complaints)
+    if len(frame) == 0:
+        raise _no_sets(source, ("the table has no rows",))
+    coded: dict[str, Coded] = {}
+    picked: FloatArray | None = None
+    for role, name in roles.items():
+        column = read_column(frame, name, source)
+        if isinstance(column, Complaint):
+            code = "E303" if role == "chosen" else "E312"
+            complaints.append(replace(column, code=code))
+        elif role == "chosen":
+            picked = accept(zero_one(column, name, source), complaints)
+        else:
+            ids = code_ids(column, name, source)
+            if isinstance(ids, Coded):
+                coded[role] = ids
+            else:
+                complaints += ids
+    if "case" in coded and "alternative" in coded and complaints:
+        where = place(source, roles["alternative"])
+        complaints += _repeated_alternatives(
+            coded["case"].codes, coded["case"].values, coded["alternative"], where
+        )
+    if complaints or picked is None:
+        raise DataError(complaints)
+    return coded["case"], coded.get("alternative"), picked
+
+
+def _contiguous(sets: Coded) -> tuple[IntArray, IntArray]:
+    """Find the stable order that makes every set one range, and the offsets of the ranges."""
+    codes = sets.codes
+    sizes = np.bincount(codes, minlength=sets.values.size)
+    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    lie_together = bool(np.all(codes[1:] >= codes[:-1]))
+    order = np.arange(codes.size) if lie_together else np.argsort(codes, kind="stable")
+    return order.astype(np.int64, copy=False), offsets
+
+
+def _moved_note(order: IntArray) -> tuple[str, ...]:
+    moved = int(np.count_nonzero(order != np.arange(order.size)))
+    if not moved:
+        return ()
+    were = "was" if moved == 1 else "were"
+    return (
+        f"W304 {moved:,} of {plural(order.size, 'row')} {were} moved so that every choice set is contiguous",
+    )
+
+
+def _rows_of(sets: IntArray, offsets: IntArray) -> IntArray:
+    return np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in sets])
+
+
+def _bad_sets(
+    code: str, bad: BoolArray, chosen: FloatArray, offsets: IntArray, ids: NDArray[Any], where: str
+) -> Complaint:
+    """Describe the sets without exactly one chosen row; the *what* also serves as a note."""
+    found = np.flatnonzero(bad)
+    listed: list[str] = []
+    for i in found[:SHOWN]:
+        count = int(chosen[offsets[i] : offsets[i + 1]].sum())
+        listed.append(f"{printable(ids[i])} ({count or 'none'} chosen)")
+    more = " ..." if found.size > SHOWN else ""
+    what = f"choice sets without exactly one chosen row: {', '.join(listed)}{more}"
+    counted = f"{found.size:,} of {plural(bad.size, 'set')}"
+    return Complaint(
+        code, f"{what}; {counted}", where, "fix the column, or drop such sets with  on_bad_sets: drop"
+    )
+
+
+def _repeated_alternatives(
+    set_codes: IntArray, ids: NDArray[Any], alternatives: Coded, where: str
+) -> list[Complaint]:
+    """E305: an alternative that stands twice in one set."""
+    # One integer for each pair; at most (rows)**2 < 2**63, because neither count exceeds the rows.
+    pairs = set_codes * alternatives.values.size + alternatives.codes
+    ordered = np.sort(pairs)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if twice.size == 0:
+        return []
+    listed = [
+        f"{printable(alternatives.values[pair % alternatives.values.size])} "
+        f"in set {printable(ids[pair // alternatives.values.size])}"
+        for pair in twice[:SHOWN]
+    ]
+    more = f" ... ({twice.size:,} in all)" if twice.size > SHOWN else ""
+    what = f"an alternative more than once in a choice set: {', '.join(listed)}{more}"
+    rows = row_ranges(np.flatnonzero(np.isin(pairs, twice[:SHOWN])))
+    advice = "remove the repeated rows, or correct the ids if they are two choice sets"
+    return [Complaint("E305", what, f"{where}, {rows}", advice)]
+
+
+def _no_sets(source: str, reasons: Sequence[str]) -> DataError:
+    what = "no choice set is left"
+    return DataError(Complaint("E306", f"{what}: {'; '.join(reasons)}", place(source), "check the data"))
+
+
+# --- the array door ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Design:
+    features: FloatArray
+    instruments: FloatArray
+    feature_names: tuple[str, ...]
+    instrument_names: tuple[str, ...]
+
+
+def _require_one_door(chosen: object, instruments: object, moment_differences: object) -> None:
+    if (chosen is None) == (moment_differences is None):
+        given = "neither was given" if chosen is None else "both were given"
+        what = f"exactly one of chosen and moment_differences is needed; {given}"
+        advice = "give chosen where choices were observed, moment_differences where g = D's/N"
+        raise ConfigError(Complaint("E102", what, "ChoiceData.from_arrays", advice))
+    if instruments is not None and moment_differences is not None:
+        what = "instruments and moment_differences are two names of one matrix; give one of them"
+        raise ConfigError(Complaint("E102", what, "ChoiceData.from_arrays"))
+
+
+def _read_design(
+    features: ArrayLike,
+    instruments: ArrayLike | None,
+    second: str,
+    feature_names: Sequence[str] | None,
+    instrument_names: Sequence[str] | None,
+    complaints: list[Complaint],
+) -> _Design | None:
+    """X, Z and their names; what is wrong with them is put with the complaints."""
+    X = accept(_matrix(features, "features"), complaints)
+    Z = X if instruments is None else accept(_matrix(instruments, second), complaints)
+    if X is not None and Z is not None and X.shape[0] != Z.shape[0]:
+        what = f"{second} has {plural(Z.shape[0], 'row')}, features has {X.shape[0]:,}"
+        complaints.append(Complaint("E307", what, second, "give one row for each alternative of each set"))
+        return None
+    if X is None or Z is None:
+        return None
+    columns = accept(_names(feature_names, "x", X.shape[1], "feature_names"), complaints)
+    if instruments is None and instrument_names is None:
+        others = columns
+    else:
+        others = accept(_names(instrument_names, "z", Z.shape[1], "instrument_names"), complaints)
+    if columns is None or others is None:
+        return None
+    if Z is not X:
+        shared = sorted(set(columns) & set(others))
+        unlike = [n for n in shared if not np.array_equal(X[:, columns.index(n)], Z[:, others.index(n)])]
+        if unlike:
+            what = (
+                f"names that stand for a feature and for a different instrument: {some(map(quoted, unlike))}"
+            )
+            complaints.append(Complaint("E314", what, "instrument_names", "give them different names"))
+    return _Design(X, Z, columns, others)
+
+
+def _matrix(value: ArrayLike, name: str) -> FloatArray | Complaint:
+    matrix = strict_array(value, name, 2)
+    if not isinstance(matrix, Complaint) and matrix.shape[1] == 0:
+        return Complaint("E307", f"{name} has shape {matrix.shape}: no columns", name, "give at least one")
+    return matrix
+
+
+def _names(
+    given: Sequence[str] | None, letter: str, width: int, argument: str
+) -> tuple[str, ...] | Complaint:
+    if given is None:
+        return tuple(f"{letter}{j}" for j in range(width))
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+        return Complaint("E307", f"{argument} must be a list of text, got {printable(given)}", argument)
+    names = tuple(given)
+    if len(names) != width:
+        what = f"{argument} has {plural(len(names), 'name')} for {plural(width, 'column')}"
+        return Complaint("E307", what, argument, "give one name for each column")
+    try:
+        refuse_duplicates(names, argument)
+    except DataError as error:
+        return error.complaints[0]
+    return names
+
+
+def _strict_offsets(offsets: ArrayLike, n_rows: int | None) -> IntArray | Complaint:
+    array = np.asarray(offsets)
+    advice = "set i is rows offsets[i]:offsets[i + 1]; begin with 0 and end with the number of rows"
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.size == 0:
+        what = f"offsets must be a list of integers, got dtype {array.dtype} and shape {array.shape}"
+        return Complaint("E308", what, "offsets", advice)
+    if array.size == 1:
+        return Complaint("E306", "there are no choice sets: offsets has one entry", "offsets", advice)
+    if array[0] != 0:
+        return Complaint("E308", f"offsets must start at 0, found {array[0]}", "offsets[0]", advice)
+    falling = np.flatnonzero(array[1:] <= array[:-1])
+    if falling.size:
+        i = int(falling[0])
+        what = f"offsets must increase: offsets[{i}] = {array[i]}, offsets[{i + 1}] = {array[i + 1]}"
+        if array[i] == array[i + 1]:
+            what += f", so set {i} has no rows"
+        return Complaint("E308", what, f"offsets[{i + 1}]", advice)
+    if n_rows is not None and array[-1] != n_rows:
+        what = f"offsets must end with the number of rows, {n_rows:,}; found {array[-1]}"
+        return Complaint("E308", what, f"offsets[{array.size - 1}]", advice)
+    return cast(IntArray, read_only(array.astype(np.int64)))
+
+
+def _strict_chosen(chosen: ArrayLike, n_rows: int | None, offsets: IntArray | None) -> FloatArray | Complaint:
+    picked = strict_array(chosen, "chosen", 1)
+    if isinstance(picked, Complaint):
+        return picked if picked.code == "E307" else replace(picked, code="E303")
+    if n_rows is not None and picked.size != n_rows:
+        return Complaint(
+            "E307", f"chosen has {plural(picked.size, 'row')}, features has {n_rows:,}", "chosen"
+        )
+    bad = np.flatnonzero((picked != 0.0) & (picked != 1.0))
+    if bad.size:
+        what = (
+            f"chosen must be 0 or 1, found {picked[bad[0]]:g}; {bad.size:,} of {plural(picked.size, 'row')}"
+        )
+        return Complaint("E303", what, index_ranges("chosen", bad), "write 1 in the chosen row, 0 elsewhere")
+    if offsets is None or int(offsets[-1]) != picked.size:
+        return picked
+    wrong = np.add.reduceat(picked, offsets[:-1]) != 1.0
+    if not wrong.any():
+        return picked
+    rows = _rows_of(np.flatnonzero(wrong)[:SHOWN], offsets)
+    ids = np.arange(offsets.size - 1)
+    complaint = _bad_sets("E302", wrong, picked, offsets, ids, index_ranges("chosen", rows))
+    return replace(complaint, next="correct chosen or offsets, or leave these sets out")
