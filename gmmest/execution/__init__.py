@@ -1,0 +1,1 @@
+"""Maps over blocks; results always come back in block order."""

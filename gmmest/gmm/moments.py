@@ -1,0 +1,152 @@
+"""Moments and their derivatives as sums over blocks: the one record that everything above sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.derivatives.analytic import with_derivative
+from gmmest.derivatives.backends import Backend, as_backend
+from gmmest.errors import Complaint, EstimationError
+from gmmest.execution.serial import Executor, Serial, fold
+from gmmest.models.sample import MomentModel, Sample
+
+__all__ = ["MomentSums", "Moments"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class MomentSums:
+    """Sums over observations; records add.
+
+    Parameters
+    ----------
+    count : int
+        Observations summed over.
+    moments : array (M,)
+        ``sum_i g_i(theta)``.
+    jacobian : array (M, P) or None
+        ``sum_i dg_i/dtheta'``, where it was asked for.
+    """
+
+    count: int
+    moments: Array
+    jacobian: Array | None = None
+
+    def __add__(self, other: MomentSums) -> MomentSums:
+        both = self.jacobian is not None and other.jacobian is not None
+        jacobian = self.jacobian + other.jacobian if both else None  # type: ignore[operator]
+        return MomentSums(self.count + other.count, self.moments + other.moments, jacobian)
+
+
+class Moments:
+    """Mean moments of one model on one sample, with derivatives by one backend.
+
+    Parameters
+    ----------
+    model : MomentModel
+    sample : Sample
+    backend : str or Backend
+    executor : Executor, optional
+
+    Attributes
+    ----------
+    evaluations : int
+        Passes over the data so far, for values or derivatives.
+    grad : str
+        Name of the engine that makes the derivatives.
+
+    Notes
+    -----
+    The last Jacobian is kept with its theta, since optimisers ask for value and derivative in
+    separate calls.
+    """
+
+    def __init__(
+        self, model: MomentModel, sample: Sample, backend: str | Backend, executor: Executor | None = None
+    ) -> None:
+        chosen = as_backend(backend)
+        self.model = model
+        self.sample = sample.whole() if chosen.whole else sample
+        self.executor = executor or Serial()
+        self.evaluations = 0
+        self._function = moment_sum(model)
+        self._prepared = chosen.prepare(self._function)
+        self._kept: tuple[bytes, Array, Array] | None = None
+
+    @property
+    def grad(self) -> str:
+        """Name of the engine that makes the derivatives."""
+        return self._prepared.name
+
+    def value(self, theta: Array) -> Array:
+        """Mean moments ``g(theta)``, (M,)."""
+        if self._kept is not None and self._kept[0] == theta.tobytes():
+            return self._kept[1]
+        sums = self._folded(lambda block: np.asarray(self._function(theta, block)))
+        return self._finite(sums / self.sample.n_obs, theta)
+
+    def value_and_jacobian(self, theta: Array) -> tuple[Array, Array]:
+        """Mean moments and their Jacobian G, (M,) and (M, P); one pass."""
+        key = theta.tobytes()
+        if self._kept is None or self._kept[0] != key:
+            blocks = list(zip(self.sample.blocks, self.sample.counts, strict=True))
+
+            def sums(item: tuple[Any, int]) -> MomentSums:
+                block, count = item
+                return MomentSums(count, *self._prepared.value_and_jacobian(theta, block))
+
+            self.evaluations += 1
+            total = fold(self.executor.map(sums, blocks))
+            value = self._finite(total.moments / total.count, theta)
+            self._kept = (key, value, total.jacobian / total.count)
+        return self._kept[1], self._kept[2]
+
+    def value_and_vjp(self, theta: Array) -> tuple[Array, Callable[[Array], Array]]:
+        """Mean moments, and ``v -> v'G`` at theta: two folds, the second with a v that needs all of g."""
+        self.evaluations += 1
+        parts = self.executor.map(lambda block: self._prepared.value_and_vjp(theta, block), self.sample.blocks)
+        n = self.sample.n_obs
+        value = self._finite(fold([part[0] for part in parts]) / n, theta)
+        return value, lambda v: fold(self.executor.map(lambda part: part[1](v), parts)) / n
+
+    def total(self, function: Callable[[Any], Any]) -> Any:
+        """Fold of any other sum over the blocks (covariances, log-likelihoods)."""
+        return self._folded(function)
+
+    def _folded(self, function: Callable[[Any], Any]) -> Any:
+        self.evaluations += 1
+        return fold(self.executor.map(function, self.sample.blocks))
+
+    def _finite(self, value: Array, theta: Array) -> Array:
+        if np.all(np.isfinite(value)):
+            return value
+        bad = [self.sample.moment_names[j] for j in np.flatnonzero(~np.isfinite(value))]
+        at = ", ".join(f"{name} = {x:.6g}" for name, x in zip(self.sample.names, theta, strict=True))
+        raise NotFinite(
+            Complaint("E411", f"moments {', '.join(bad[:5])} are not finite at {at}", next="start elsewhere")
+        )
+
+
+class NotFinite(EstimationError):
+    """Moments overflowed at a trial point; optimisers step back from it."""
+
+
+def moment_sum(model: MomentModel) -> Callable[..., Any]:
+    """The model's sum of moments over a block, with its hand-written derivatives where it has them."""
+    own = getattr(model, "moment_sum", None)
+    if own is None:
+
+        def own(theta: Any, block: Any) -> Any:
+            return np.sum(model.contributions(theta, block), axis=0)
+
+    jacobian = getattr(model, "moment_sum_and_jacobian", None)
+    vjp = getattr(model, "moment_sum_and_vjp", None)
+    if jacobian is None and vjp is None:
+        return own  # type: ignore[no-any-return]
+    return with_derivative(own, value_and_jacobian=jacobian, value_and_vjp=vjp)

@@ -1,0 +1,191 @@
+"""Optimisers: callables in, :class:`Outcome` out.  Knows nothing of moments.
+
+An optimiser's own flag is kept but not believed; what counts is decided afterwards from the
+derivatives at its answer (see :mod:`.certificate`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.errors import Complaint, ConfigError, EstimationError
+
+__all__ = ["OPTIMIZERS", "Outcome", "Problem", "minimise", "polish"]
+
+Array = NDArray[np.float64]
+
+OPTIMIZERS = ("lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead")
+
+FAR = 1e100
+"""A criterion that overflowed, as a finite number that line searches can step back from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A sum of squares to be minimised.
+
+    Parameters
+    ----------
+    residuals : callable
+        ``z -> r``, (M,).
+    residuals_and_jacobian : callable
+        ``z -> (r, dr/dz')``.
+    value : callable
+        ``z -> r'r``.
+    value_and_gradient : callable
+        ``z -> (r'r, its gradient)``.
+    """
+
+    residuals: Callable[[Array], Array]
+    residuals_and_jacobian: Callable[[Array], tuple[Array, Array]]
+    value: Callable[[Array], float]
+    value_and_gradient: Callable[[Array], tuple[float, Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Where an optimiser stopped.
+
+    Parameters
+    ----------
+    point : array (P,)
+    value : float
+        Sum of squares there.
+    iterations : int
+    message : str
+        In the optimiser's own words.
+    """
+
+    point: Array
+    value: float
+    iterations: int
+    message: str
+
+
+def minimise(problem: Problem, start: Array, method: str, maxiter: int | None = None) -> Outcome:
+    """Run one of the optimisers.
+
+    Parameters
+    ----------
+    problem : Problem
+    start : array (P,)
+        Parameters scaled so that unit steps are sensible.
+    method : {"lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead"}
+    maxiter : int, optional
+        Iterations at most; by default each method's own limit, 200 a parameter for Nelder-Mead and 500
+        otherwise.
+
+    Raises
+    ------
+    ConfigError
+        An unknown method.
+    EstimationError
+        The criterion is not finite at the start.
+    """
+    if method not in OPTIMIZERS:
+        raise ConfigError(Complaint("E102", f"optimizer {method!r} is not known; expected {', '.join(OPTIMIZERS)}"))
+    limit = maxiter or (200 * start.size if method == "nelder-mead" else 500)
+    problem.residuals(start)  # moments that are not finite at the start are an error, later a step back
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # stopping criteria are judged by the certificate
+        return _least_squares(problem, start, limit) if method == "lsq" else _scalar(problem, start, method, limit)
+
+
+def _least_squares(problem: Problem, start: Array, limit: int) -> Outcome:
+    """Trust region on the residuals; gtol is absolute and left out, or small units would stop it early."""
+    from scipy.optimize import least_squares
+
+    count = problem.residuals(start).size
+
+    def residuals(z: Array) -> Array:
+        try:
+            return problem.residuals(z)
+        except EstimationError:
+            return np.full(count, np.sqrt(FAR))
+
+    found = least_squares(
+        residuals,
+        start,
+        jac=lambda z: problem.residuals_and_jacobian(z)[1],
+        method="trf",
+        x_scale="jac",
+        ftol=1e-15,
+        xtol=1e-15,
+        gtol=None,
+        max_nfev=limit,
+    )
+    return Outcome(found.x, float(2.0 * found.cost), int(found.njev), str(found.message))
+
+
+def _scalar(problem: Problem, start: Array, method: str, limit: int) -> Outcome:
+    from scipy.optimize import minimize
+
+    def value_and_gradient(z: Array) -> tuple[float, Array]:
+        try:
+            return problem.value_and_gradient(z)
+        except EstimationError:
+            return FAR, np.zeros_like(z)
+
+    def value(z: Array) -> float:
+        try:
+            return problem.value(z)
+        except EstimationError:
+            return FAR
+
+    settings: dict[str, tuple[str, dict[str, Any]]] = {
+        "lbfgsb": ("L-BFGS-B", {"maxiter": limit, "maxfun": 4 * limit, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 20}),
+        "bfgs": ("BFGS", {"maxiter": limit, "gtol": 1e-9}),
+        "trust-constr": ("trust-constr", {"maxiter": limit, "gtol": 1e-9, "xtol": 1e-12}),
+        "nelder-mead": ("Nelder-Mead", {"maxiter": limit, "xatol": 1e-9, "fatol": 1e-12, "adaptive": True}),
+    }
+    name, options = settings[method]
+    if method == "nelder-mead":
+        found = minimize(value, start, method=name, options=options)
+    else:
+        found = minimize(value_and_gradient, start, jac=True, method=name, options=options)
+    return Outcome(np.asarray(found.x, dtype=np.float64), float(found.fun), int(found.nit), str(found.message))
+
+
+def polish(problem: Problem, start: Array, steps: int = 8) -> tuple[Array, int]:
+    """Gauss-Newton steps from where an optimiser stopped, halved until the sum of squares falls.
+
+    Ends when a step no longer lowers it, which near a minimum means: at rounding.
+
+    Returns
+    -------
+    point : array (P,)
+    taken : int
+        Steps taken.
+    """
+    point = start
+    residuals, jacobian = problem.residuals_and_jacobian(point)
+    for taken in range(steps):
+        step = -least_norm(jacobian, residuals)
+        fraction = 1.0
+        while True:
+            trial = point + fraction * step
+            try:
+                after, slope = problem.residuals_and_jacobian(trial)
+            except EstimationError:
+                after = np.full_like(residuals, np.inf)
+            if after @ after < residuals @ residuals:
+                break
+            fraction /= 4.0
+            if fraction < 0.01:
+                return point, taken
+        point, residuals, jacobian = trial, after, slope
+    return point, steps
+
+
+def least_norm(jacobian: Array, residuals: Array) -> Array:
+    """``argmin |J step - r|`` with columns at unit norm; the shortest such step where J is deficient."""
+    scale = np.sqrt(np.sum(np.square(jacobian), axis=0))
+    scale = np.where(scale > 0, scale, 1.0)
+    step: Array = np.linalg.lstsq(jacobian / scale, residuals, rcond=1e-14)[0] / scale
+    return step
