@@ -84,6 +84,30 @@ class Block:
         """Number of rows, n."""
         return len(self.features)
 
+    def part(self, start: int, stop: int) -> Block:
+        """Choice sets ``start:stop`` as views; only the offsets are new.
+
+        Raises
+        ------
+        ConfigError
+            E102: not ``0 <= start < stop <= n_sets``.
+
+        Examples
+        --------
+        >>> data = ChoiceData.from_arrays(features=np.eye(4), chosen=[1, 0, 0, 1], offsets=[0, 2, 4])
+        >>> data.block().part(1, 2).offsets
+        array([0, 2])
+        """
+        if not 0 <= start < stop <= self.n_sets:
+            what = f"no choice sets {start}:{stop} among {self.n_sets:,}"
+            raise ConfigError(Complaint("E102", what))
+        bounds = self.offsets[start : stop + 1]
+        rows = slice(int(bounds[0]), int(bounds[-1]))
+        features = self.features[rows]
+        # Instruments that are the features stay so: it saves a second matrix product.
+        instruments = features if self.instruments is self.features else self.instruments[rows]
+        return Block(features, instruments, self.chosen[rows], read_only(bounds - bounds[0]))
+
 
 def block_ranges(offsets: IntArray, rows_per_block: int) -> list[tuple[int, int]]:
     """Ranges of whole choice sets with nearly equal numbers of rows.
@@ -143,9 +167,9 @@ class ChoiceData:
 
     Attributes
     ----------
-    features : (n, P) float64
-        X; from a frame there are none until :meth:`with_features`.
-    instruments : (n, M) float64
+    features : (n, P) float64, or None
+        X; None for data from a frame, whose features a model makes of its columns.
+    instruments : (n, M) float64, or None
         Z; or the moment differences D if ``has_choices`` is false.
     chosen : (n,) float64
         1.0 in the chosen row of every set; all zero if ``has_choices`` is false.
@@ -165,8 +189,8 @@ class ChoiceData:
         File name for messages.
     """
 
-    features: FloatArray
-    instruments: FloatArray
+    features: FloatArray | None
+    instruments: FloatArray | None
     chosen: FloatArray
     offsets: IntArray
     feature_names: tuple[str, ...]
@@ -254,10 +278,9 @@ class ChoiceData:
             )
         if complaints:
             raise DataError(complaints)
-        nothing = read_only(np.empty((order.size, 0)))
         data = cls(
-            features=nothing,
-            instruments=nothing,
+            features=None,
+            instruments=None,
             chosen=read_only(values),
             offsets=read_only(offsets),
             feature_names=(),
@@ -482,12 +505,13 @@ class ChoiceData:
 
     def _read(self, name: str) -> FloatArray | Complaint:
         if self._origin is None:
-            names = (*self.feature_names, *self.instrument_names)
-            if name not in names:
-                return absent(name, names, self.source)
-            columns = self.features if name in self.feature_names else self.instruments
-            own = self.feature_names if name in self.feature_names else self.instrument_names
-            return np.ascontiguousarray(columns[:, own.index(name)])
+            for names, matrix in (
+                (self.feature_names, self.features),
+                (self.instrument_names, self.instruments),
+            ):
+                if name in names and matrix is not None:
+                    return np.ascontiguousarray(matrix[:, names.index(name)])
+            return absent(name, (*self.feature_names, *self.instrument_names), self.source)
         frame = self._origin.frame
         if name not in frame.columns:
             return absent(name, frame.columns, self.source)
@@ -505,82 +529,65 @@ class ChoiceData:
 
     # --- what the kernels get ---
 
-    def with_features(
-        self,
-        features: ArrayLike,
-        instruments: ArrayLike | None = None,
-        *,
-        feature_names: Sequence[str] | None = None,
-        instrument_names: Sequence[str] | None = None,
-    ) -> ChoiceData:
-        """Return the same choice sets with other features and instruments.
+    def block(self, features: ArrayLike | None = None, instruments: ArrayLike | None = None) -> Block:
+        """Return all choice sets with their arrays; :meth:`Block.part` cuts them.
 
         Parameters
         ----------
-        features : (n, P) array
-            X, rows in the order of these data.
+        features : (n, P) array, optional
+            X, rows in the order of these data; by default those of :meth:`from_arrays`.  Shared, not
+            copied, if it is C-contiguous float64.
         instruments : (n, M) array, optional
-            Z; by default the features, or the moment differences if these data have them.
-        feature_names, instrument_names : sequence of str, optional
-            As in :meth:`from_arrays`.
+            Z; by default those of :meth:`from_arrays`, or the features given.
 
         Raises
         ------
         DataError
-            As :meth:`from_arrays`.
+            E307 shapes, E310 infinite or missing values, E311 not real numbers.
+        ConfigError
+            E102: no features, neither here nor in the data.
 
         Examples
         --------
         >>> data = ChoiceData.from_arrays(features=np.eye(4), chosen=[1, 0, 0, 1], offsets=[0, 2, 4])
-        >>> data.with_features(np.ones((4, 1)), feature_names=["one"]).features.shape
-        (4, 1)
+        >>> block = data.block(np.ones((4, 3)))
+        >>> block.features.shape, block.instruments is block.features
+        ((4, 3), True)
         """
+        if features is None and instruments is None:
+            if self.features is None or self.instruments is None:
+                advice = "give features, an (n, P) array"
+                raise ConfigError(
+                    Complaint("E102", "data from a frame have columns, no features", next=advice)
+                )
+            return Block(self.features, self.instruments, self.chosen, self.offsets)
+        if features is None:
+            features = self.block().features
+        elif instruments is None:
+            # Moment differences stand for themselves; instruments were chosen for the old features.
+            instruments = features if self.has_choices else self.block().instruments
         complaints: list[Complaint] = []
-        if instruments is None and not self.has_choices:
-            instruments = self.instruments
-            instrument_names = instrument_names or self.instrument_names
-        design = _read_design(
-            features, instruments, "instruments", feature_names, instrument_names, complaints
-        )
-        if design is not None and design.features.shape[0] != self.n_rows:
-            what = f"features has {plural(design.features.shape[0], 'row')}, the data have {self.n_rows:,}"
-            complaints.append(Complaint("E307", what))
-        if complaints or design is None:
+        X = accept(self._matrix(features, "features"), complaints)
+        Z = X
+        if instruments is not None and instruments is not features:
+            Z = accept(self._matrix(instruments, "instruments"), complaints)
+        if complaints or X is None or Z is None:
             raise DataError(complaints)
-        return replace(
-            self,
-            features=design.features,
-            instruments=design.instruments,
-            feature_names=design.feature_names,
-            instrument_names=design.instrument_names,
-        )
+        return Block(X, Z, self.chosen, self.offsets)
 
-    def block(self, start: int, stop: int) -> Block:
-        """Choice sets ``start:stop`` as views; only the offsets are new.
-
-        Raises
-        ------
-        ConfigError
-            E102: not ``0 <= start < stop <= n_sets``.
-        """
-        if not 0 <= start < stop <= self.n_sets:
-            what = f"no block of sets {start}:{stop} among {self.n_sets:,} sets"
-            raise ConfigError(Complaint("E102", what))
-        bounds = self.offsets[start : stop + 1]
-        rows = slice(int(bounds[0]), int(bounds[-1]))
-        return Block(
-            self.features[rows], self.instruments[rows], self.chosen[rows], read_only(bounds - bounds[0])
-        )
-
-    def blocks(self, rows_per_block: int) -> list[Block]:
-        """All choice sets, cut by :func:`block_ranges`."""
-        return [self.block(start, stop) for start, stop in block_ranges(self.offsets, rows_per_block)]
+    def _matrix(self, value: ArrayLike, name: str) -> FloatArray | Complaint:
+        matrix = _matrix(read_only(np.asarray(value)), name)  # read-only, and so shared
+        if not isinstance(matrix, Complaint) and len(matrix) != self.n_rows:
+            what = f"{name} has {plural(len(matrix), 'row')}, the data have {self.n_rows:,}"
+            return Complaint("E307", what, name)
+        return matrix
 
     def fingerprint(self, columns: Sequence[str] = ()) -> str:
         """Return the sha256 of the content, for manifests.
 
-        Covers offsets, choices, alternatives, features and instruments, and the named columns.
-        Ids, notes and the file name are not content.
+        Covers offsets, choices, alternatives, features and instruments, and the named columns, of
+        the choice sets that are left when these columns are complete.  Ids, notes and the file name
+        are not content.
 
         Parameters
         ----------
@@ -592,20 +599,22 @@ class ChoiceData:
         str
             64 hexadecimal digits.
         """
-        parts: list[tuple[str, NDArray[Any]]] = [("offsets", self.offsets), ("chosen", self.chosen)]
-        if self._alternative is not None:
-            parts.append((f"alternative {json.dumps(self.labels)}", self._alternative))
-        parts.append((f"features {json.dumps(self.feature_names)}", self.features))
-        if self.instruments is not self.features:
-            parts.append((f"instruments {json.dumps(self.instrument_names)}", self.instruments))
-        parts += [(f"column {name}", self.column(name)) for name in dict.fromkeys(columns)]
+        used = self.complete(columns)
+        parts: list[tuple[str, NDArray[Any]]] = [("offsets", used.offsets), ("chosen", used.chosen)]
+        if used._alternative is not None:
+            parts.append((f"alternative {json.dumps(used.labels)}", used._alternative))
+        if used.features is not None:
+            parts.append((f"features {json.dumps(used.feature_names)}", used.features))
+        if used.instruments is not None and used.instruments is not used.features:
+            parts.append((f"instruments {json.dumps(used.instrument_names)}", used.instruments))
+        parts += [(f"column {name}", used.column(name)) for name in dict.fromkeys(columns)]
         return content_hash(parts)
 
     # --- dropping whole sets ---
 
     def _without_single_alternatives(self) -> ChoiceData:
         single = np.diff(self.offsets) == 1
-        if not self.has_choices:
+        if not self.has_choices and self.instruments is not None:
             single &= ~self.instruments[self.offsets[:-1]].any(axis=1)
         if not single.any():
             return self
@@ -620,16 +629,19 @@ class ChoiceData:
             raise _no_sets(self.source, notes)
         sizes = np.diff(self.offsets)
         rows = np.repeat(keep, sizes)
-        features = read_only(self.features[rows])
+        features, instruments = self.features, self.instruments
+        if features is not None and instruments is not None:
+            same = instruments is features
+            features = read_only(features[rows])
+            instruments = features if same else read_only(instruments[rows])
         alternative, labels = self._alternative, self.labels
         if alternative is not None:
             used, codes = np.unique(alternative[rows], return_inverse=True)
             alternative, labels = read_only(codes.astype(np.int64)), tuple(self.labels[code] for code in used)
-        same = self.instruments is self.features
         return replace(
             self,
             features=features,
-            instruments=features if same else read_only(self.instruments[rows]),
+            instruments=instruments,
             chosen=read_only(self.chosen[rows]),
             offsets=read_only(np.concatenate(([0], np.cumsum(sizes[keep])))),
             ids=read_only(self.ids[keep]),
