@@ -576,7 +576,7 @@ class ChoiceData:
         return Block(X, Z, self.chosen, self.offsets)
 
     def _matrix(self, value: ArrayLike, name: str) -> FloatArray | Complaint:
-        matrix = _matrix(read_only(np.asarray(value)), name)  # read-only, and so shared
+        matrix = _matrix(read_only(np.asanyarray(value)), name)  # read-only, and so shared
         if not isinstance(matrix, Complaint) and len(matrix) != self.n_rows:
             what = f"{name} has {plural(len(matrix), 'row')}, the data have {self.n_rows:,}"
             return Complaint("E307", what, name)

@@ -152,10 +152,12 @@ def _scalar(problem: Problem, start: Array, method: str, limit: int) -> Outcome:
     return Outcome(np.asarray(found.x, dtype=np.float64), float(found.fun), int(found.nit), str(found.message))
 
 
-def polish(problem: Problem, start: Array, steps: int = 8) -> tuple[Array, int]:
-    """Gauss-Newton steps from where an optimiser stopped, halved until the sum of squares falls.
+def polish(problem: Problem, start: Array, steps: int = 10) -> tuple[Array, int]:
+    """Gauss-Newton steps from where an optimiser stopped.
 
-    Ends when a step no longer lowers it, which near a minimum means: at rounding.
+    The size of a step is ``|J step|``, the length of the residuals that it would remove: with
+    whitened moments, standard errors.  A step is taken if it lowers the sum of squares; near a
+    minimum, where that sum is flat to rounding, if the next step is smaller.
 
     Returns
     -------
@@ -165,21 +167,30 @@ def polish(problem: Problem, start: Array, steps: int = 8) -> tuple[Array, int]:
     """
     point = start
     residuals, jacobian = problem.residuals_and_jacobian(point)
+    step = -least_norm(jacobian, residuals)
     for taken in range(steps):
-        step = -least_norm(jacobian, residuals)
+        size = np.linalg.norm(jacobian @ step)
+        if not size > 1e-15 * (1.0 + np.linalg.norm(residuals)):
+            return point, taken
         fraction = 1.0
         while True:
             trial = point + fraction * step
             try:
                 after, slope = problem.residuals_and_jacobian(trial)
             except EstimationError:
-                after = np.full_like(residuals, np.inf)
-            if after @ after < residuals @ residuals:
-                break
+                after, slope = np.full_like(residuals, np.inf), jacobian
+            if np.all(np.isfinite(slope)) and np.all(np.isfinite(after)):
+                following = -least_norm(slope, after)
+                change = after @ after - residuals @ residuals
+                flat = change <= 1e-9 * (residuals @ residuals)
+                if change < -1e-9 * (residuals @ residuals) or (
+                    flat and np.linalg.norm(slope @ following) < 0.9 * size
+                ):
+                    break
             fraction /= 4.0
             if fraction < 0.01:
                 return point, taken
-        point, residuals, jacobian = trial, after, slope
+        point, residuals, jacobian, step = trial, after, slope, following
     return point, steps
 
 

@@ -152,7 +152,15 @@ def check_overlap(theta: Array, full: Block, names: tuple[str, ...]) -> None:
     differences = (full.features - ops.segment_repeat(chosen, full.offsets))[full.chosen == 0]
     scale = np.abs(differences).max(axis=0)
     differences /= scale
-    point = theta * scale
+    for point in (theta * scale, np.zeros_like(theta)):  # from zero, where the theta of another criterion led astray
+        direction = _climb(full, differences, scale, point)
+        if direction is None:
+            return
+    _refuse_separated(differences @ direction, direction * np.ptp(differences, axis=0), names, full)
+
+
+def _climb(full: Block, differences: Array, scale: Array, point: Array) -> Array | None:
+    """Newton steps on the likelihood: None when overlap is proved, else the direction of the last step."""
     step = np.zeros_like(point)
     for _ in range(_PASSES):
         shares = _unchosen_shares(full, point / scale)
@@ -160,14 +168,15 @@ def check_overlap(theta: Array, full: Block, names: tuple[str, ...]) -> None:
         residual = weighted.sum(axis=0)
         curvature = weighted.T @ differences
         if np.max(np.abs(differences @ _solved(curvature, residual))) < _CERTAIN:
-            return
+            return None
         means = ops.segment_sum(_spread(weighted, full), full.offsets)
-        step = -_solved(curvature - means.T @ means, residual)
-        change = np.max(np.abs(differences @ step))
+        following = -_solved(curvature - means.T @ means, residual)
+        change = np.max(np.abs(differences @ following))
         if not np.isfinite(change):
             break
+        step = following
         point = point + step * min(1.0, 5.0 / change)
-    _refuse_separated(differences @ step, step * np.ptp(differences, axis=0), names, full)
+    return step
 
 
 def _unchosen_shares(full: Block, theta: Array) -> Array:

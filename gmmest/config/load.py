@@ -1,0 +1,396 @@
+"""From a file, a text and ``--set`` options to a :class:`Config`, or to all complaints at once.
+
+1. ``tree.read`` gives values with their lines; each ``--set`` replaces or adds one.
+2. *Tidying*: unknown keys get their complaint, and the spellings that a file may choose between
+   become one.  A misspelt key is then read as its nearest neighbour: so it causes no second
+   complaint (that the key it stands for is missing) and hides none (in the section below it).
+3. The records judge types and rules; each of their errors is put in plain words and in its place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from gmmest.config.schema import (
+    Config,
+    DataConfig,
+    EstimationConfig,
+    InstrumentsConfig,
+    ModelConfig,
+    Record,
+    SimulateConfig,
+)
+from gmmest.config.tree import MOST_BYTES, Findings, Node, Place, override, plain_scalar, read, short
+from gmmest.errors import Complaint, FileError
+
+__all__ = ["load", "loads"]
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read the configuration in a YAML file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; relative names of input files in it start at its folder.
+    overrides : sequence of str
+        Settings like ``"estimation.optimizer=bfgs"`` or ``"model.utility.0.column=gc"`` that
+        replace or add to those of the file; the last of equal ones counts.
+
+    Returns
+    -------
+    Config
+        Frozen, with defaults filled in.
+
+    Raises
+    ------
+    FileError
+        E511: the file cannot be read.
+    ConfigError
+        All complaints in the order of the lines: E101 (unknown key, or an option that is none), E102
+        (wrong type or value), E103 (not YAML 1.2 in UTF-8), E104 (too large or too deep, aliases),
+        E105 (tags), E107 (an address instead of a file).
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from gmmest import config
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "small.yaml"
+    >>> _ = file.write_text('''
+    ... data: {path: travel.csv, case: individual, chosen: choice}
+    ... model: {utility: [{column: gc}]}
+    ... ''')
+    >>> config.load(file, ["estimation.maxiter=50"]).estimation.maxiter
+    50
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as stream:
+            # One byte more than allowed tells a file that is too large from one that fits.
+            content = stream.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        what = f"cannot read the configuration '{short(file, 200)}': {reason}"
+        raise FileError(Complaint("E511", what, "", "check the name and the permissions")) from None
+    return _config(_decoded(content, file.name), file.name, file.parent, file, overrides)
+
+
+def loads(text: str, *, folder: str | Path, name: str = "<text>", overrides: Sequence[str] = ()) -> Config:
+    r"""Read the configuration in a YAML text; as :func:`load`, with the folder given.
+
+    Examples
+    --------
+    >>> from gmmest import config
+    >>> settings = config.loads(
+    ...     "data: {simulate: {sets: 10, alternatives: [2, 5], features: 2, moments: 3, seed: 1}}\n"
+    ...     "model: {kind: logit}",
+    ...     folder=".",
+    ... )
+    >>> settings.data.simulate.alternatives
+    (2, 5)
+    >>> config.loads("dta: {}", folder=".", name="small.yaml")
+    Traceback (most recent call last):
+        ...
+    gmmest.errors.ConfigError: E101 unknown key 'dta'; did you mean 'data'?
+      where: small.yaml, line 1, dta
+      next:  the keys of a configuration are data, model, estimation
+    E102 model is missing: expected a mapping with kind, utility and instruments
+    ...
+    """
+    return _config(text, name, Path(folder), None, overrides)
+
+
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if len(content) > MOST_BYTES:
+            # The cut may have fallen into a character; that the text is too long is the complaint.
+            return content.decode("utf-8", "replace")
+        place = Place(name, content.count(b"\n", 0, error.start) + 1)
+        what = f"byte 0x{content[error.start]:02x} is not UTF-8"
+        Findings().stop("E103", what, place, "", "save the file as UTF-8")
+
+
+def _config(text: str, name: str, folder: Path, path: Path | None, overrides: Sequence[str]) -> Config:
+    findings = Findings()
+    root = read(text, findings, source=name)
+    for rank, assignment in enumerate(overrides, 1):
+        root = override(root, assignment, rank, findings)
+    if not isinstance(root.value, Mapping):
+        what = f"the configuration must be {Config.expected}, found {_found(root)}"
+        findings.stop("E103", what, root.place, "", "start from a file in configs/")
+    root = _tidy(root, findings)
+    try:
+        config = Config.model_validate({**_plain(root), "folder": folder, "path": path})
+    except ValidationError as error:
+        for details in error.errors(include_url=False):
+            _explain(details, root, findings)
+        findings.raise_any()
+        raise AssertionError("an error of a record was not explained") from error
+    findings.raise_any()
+    return config
+
+
+class _Empty:
+    """Stands for a null, which pydantic would accept where a field may be absent."""
+
+
+def _plain(node: Node) -> Any:
+    if isinstance(node.value, Mapping):
+        return {key: _plain(below) for key, below in node.value.items()}
+    if isinstance(node.value, tuple):
+        return tuple(_plain(below) for below in node.value)
+    return _Empty() if node.value is None else node.value
+
+
+# --- tidying -----------------------------------------------------------------------------------
+
+_TERM_KEYS = ("constant", "column", "columns", "only", "name")
+
+
+def _tidy(root: Node, findings: Findings) -> Node:
+    root = _known(root, ("data", "model", "estimation"), findings)
+    root = _mapped(root, "data", lambda node: _data(node, findings))
+    root = _mapped(root, "model", lambda node: _model(node, findings))
+    return _mapped(root, "estimation", lambda node: _estimation(node, findings))
+
+
+def _mapped(node: Node, key: str, function: Callable[[Node], Node]) -> Node:
+    """Replace one entry of the node, if there, by the function of it."""
+    if not isinstance(node.value, Mapping) or key not in node.value:
+        return node
+    return replace(node, value={**node.value, key: function(node.value[key])})
+
+
+def _known(node: Node, known: Sequence[str], findings: Findings) -> Node:
+    """Keep the known keys only, and take a misspelt one for its neighbour."""
+    if not isinstance(node.value, Mapping):
+        return node
+    entries = {key: below for key, below in node.value.items() if key in known}
+    for key, below in node.value.items():
+        if key in known:
+            continue
+        # A key that is not there yet is the likelier meaning, and the only one that can be taken up.
+        free = _nearest(key, [other for other in known if other not in entries])
+        near = free or _nearest(key, known)
+        what = f"unknown key '{short(key)}'" + (f"; did you mean '{near}'?" if near else "")
+        section = node.path or "a configuration"
+        findings.add("E101", what, below.place, below.path, f"the keys of {section} are {', '.join(known)}")
+        if free:
+            entries[free] = replace(below, guessed=True)
+    return replace(node, value=entries)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    """Find the known word most like this one; empty if none is."""
+    folded = word.lower()[:100]
+    found = difflib.get_close_matches(folded, known, n=1, cutoff=0.6)
+    if found:
+        return found[0]
+    # One wrong letter in a word of two or three is below any useful cutoff.
+    return next((k for k in known if len(k) == len(folded) and _differing(k, folded) == 1), "")
+
+
+def _differing(a: str, b: str) -> int:
+    return sum(x != y for x, y in zip(a, b, strict=True))
+
+
+def _data(node: Node, findings: Findings) -> Node:
+    node = _known(node, tuple(DataConfig.model_fields), findings)
+    return _mapped(node, "simulate", lambda below: _simulate(below, findings))
+
+
+def _simulate(node: Node, findings: Findings) -> Node:
+    node = _known(node, tuple(SimulateConfig.model_fields), findings)
+    # A number is the range from itself to itself.
+    return _mapped(node, "alternatives", lambda n: replace(n, value=(n, n)) if type(n.value) is int else n)
+
+
+def _model(node: Node, findings: Findings) -> Node:
+    node = _known(node, tuple(ModelConfig.model_fields), findings)
+    node = _mapped(node, "utility", lambda below: _terms(below, findings))
+    return _mapped(node, "instruments", lambda below: _instruments(below, findings))
+
+
+def _estimation(node: Node, findings: Findings) -> Node:
+    if node.value is None:
+        # A section of which every line is commented out: all defaults.
+        return replace(node, value={})
+    return _known(node, tuple(EstimationConfig.model_fields), findings)
+
+
+def _terms(node: Node, findings: Findings) -> Node:
+    if not isinstance(node.value, tuple):
+        return node
+    return replace(node, value=tuple(_term(below, findings) for below in node.value))
+
+
+def _instruments(node: Node, findings: Findings) -> Node:
+    features = replace(node, value=True)
+    if node.value == "features":
+        return replace(node, value={"features": features})
+    if isinstance(node.value, tuple):
+        terms = _terms(node, findings)
+        return replace(node, value={"features": replace(node, value=False), "terms": terms})
+    if isinstance(node.value, Mapping):
+        if not node.value:
+            what = f"{node.path}: expected {InstrumentsConfig.expected}, found an empty mapping"
+            findings.add("E102", what, node.place, node.path)
+        node = _known(node, ("add",), findings)
+        added = node.value.get("add") if isinstance(node.value, Mapping) else None
+        entries = {"features": features} | ({"terms": _terms(added, findings)} if added else {})
+        return replace(node, value=entries)
+    return node
+
+
+def _term(node: Node, findings: Findings) -> Node:
+    node = _known(node, _TERM_KEYS, findings)
+    if not isinstance(node.value, Mapping):
+        return node
+    entries = dict(node.value)
+    kinds = [key for key in ("constant", "column", "columns") if key in entries]
+    if len(kinds) > 1:
+        what = f"a term has exactly one of constant, column and columns; found {' and '.join(kinds)}"
+        findings.add("E102", what, node.place, node.path, "write one term each")
+        for key in kinds[1:]:
+            del entries[key]
+    if "column" in entries:
+        expected = "a column's name (for a product write  columns: [NAME, NAME])"
+        column = replace(entries.pop("column"), expected=expected)
+        entries["columns"] = replace(column, value=(column,))
+    elif "columns" in entries:
+        columns = entries["columns"]
+        if isinstance(columns.value, tuple) and len(columns.value) == 1:
+            what = f"{columns.path}: expected {_expected(('model', 'utility', 0, 'columns'))}, found one"
+            findings.add("E102", what, columns.place, columns.path, "write  column: NAME")
+    if "constant" in entries:
+        entries["constant"] = _label(entries["constant"])
+    if "only" in entries:
+        only = entries["only"]
+        labels = only.value if isinstance(only.value, tuple) else (only,)
+        entries["only"] = replace(only, value=tuple(_label(label) for label in labels))
+    return replace(node, value=entries)
+
+
+def _label(node: Node) -> Node:
+    """Take a whole number as a label, but not 007 or 0x1F: as numbers they would become other labels."""
+    if type(node.value) is int and node.written == str(node.value):
+        return replace(node, value=node.written)
+    return node
+
+
+# --- explaining --------------------------------------------------------------------------------
+
+
+def _explain(error: ErrorDetails, root: Node, findings: Findings) -> None:
+    """Put one error of a record in plain words and in its place."""
+    loc = tuple(part for part in error["loc"] if part != "[key]")
+    node, found_all = _at(root, loc)
+    if error["type"] == "missing" and not found_all:
+        what = f"{_dotted(node.path, loc[-1])} is missing: expected {_expected(loc)}"
+        findings.add("E102", what, node.place, node.path, f"add a line  {loc[-1]}: ...")
+        return
+    if node.guessed:
+        return
+    if error["type"].startswith("E1"):
+        advice = str(error.get("ctx", {}).get("advice", ""))
+        findings.add(error["type"], error["msg"], node.place, node.path, advice)
+        return
+    expected = node.expected or _expected(loc)
+    what = f"{node.path}: expected {expected}, found {_found(node)}"
+    findings.add("E102", what, node.place, node.path, _advice(error, node, loc))
+
+
+def _at(root: Node, loc: tuple[int | str, ...]) -> tuple[Node, bool]:
+    """Find the node at a location, or else the last one on the way to it (and then False)."""
+    node = root
+    for part in loc:
+        if isinstance(node.value, Mapping) and part in node.value:
+            node = node.value[str(part)]
+        elif isinstance(node.value, tuple) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+        else:
+            return node, False
+    return node, True
+
+
+def _dotted(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _field(loc: tuple[int | str, ...]) -> tuple[type[Record], FieldInfo | None]:
+    """Find the record and the field at a location; no field for a record that is an item of a list."""
+    record: type[Record] = Config
+    field: FieldInfo | None = None
+    for part in loc:
+        if isinstance(part, int):
+            field = None if field is None or _record_in(field.annotation) else field
+        elif part in record.model_fields:
+            field = record.model_fields[part]
+            record = _record_in(field.annotation) or record
+    return record, field
+
+
+def _expected(loc: tuple[int | str, ...]) -> str:
+    """Say what should stand at a location."""
+    record, field = _field(loc)
+    if field is None:
+        return record.expected
+    *most, last = _choices(field)
+    return field.description or f"{', '.join(most)} or {last}"
+
+
+def _record_in(annotation: Any) -> type[Record] | None:
+    """Find the record that an annotation such as ``tuple[TermConfig, ...]`` is about."""
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return annotation
+    below = (_record_in(argument) for argument in typing.get_args(annotation))
+    return next((record for record in below if record), None)
+
+
+def _choices(field: FieldInfo | None) -> tuple[str, ...]:
+    annotation = field.annotation if field else None
+    return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ("",)
+
+
+def _found(node: Node) -> str:
+    value = node.value
+    if isinstance(value, Mapping):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, tuple):
+        return "a list" if value else "an empty list"
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return f"the text '{short(value)}'"
+    return (
+        f"the yes-or-no value {node.written}"
+        if isinstance(value, bool)
+        else f"the number {short(node.written)}"
+    )
+
+
+def _advice(error: ErrorDetails, node: Node, loc: tuple[int | str, ...]) -> str:
+    kind, value = error["type"], node.value
+    if value is None:
+        return "give a value, or leave the key out"
+    if kind == "literal_error" and isinstance(value, str):
+        near = _nearest(value, _choices(_field(loc)[1]))
+        return f"did you mean '{near}'?" if near else ""
+    if kind == "string_type" and isinstance(value, (bool, int, float)):
+        return f"for the text put it into quotes: '{short(node.written)}'"
+    if kind in ("int_type", "float_type") and isinstance(value, str):
+        return f"write {value} without quotes" if isinstance(plain_scalar(value), (int, float)) else ""
+    if kind == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"write {int(value)}"
+    return ""

@@ -1,0 +1,401 @@
+"""The records of a configuration: frozen, strict, and complete in their complaints.
+
+pydantic checks the type of every field; what holds *between* fields is said by ``broken_rules``,
+and :class:`Record` runs both always, so that a wrong type hides no broken rule and the reverse.
+A record is in normal form (``column: gc`` has become ``columns=("gc",)``): the spellings that a file
+may use are undone in ``load``, and ``as_dict`` writes them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "EstimationConfig",
+    "InstrumentsConfig",
+    "ModelConfig",
+    "Record",
+    "SimulateConfig",
+    "TermConfig",
+]
+
+# Names become keys of JSON and YAML (a key of YAML has at most 1,024 characters), labels of tables
+# and lines on a terminal: a control character in one can do harm and no good.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# "C:/data" has one letter before the colon; a scheme has at least two.
+_ADDRESS = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+:[/\\]|(file|data|https?):)", re.IGNORECASE)
+
+
+def _printable(text: str) -> str:
+    if _CONTROL.search(text):
+        raise PydanticCustomError(
+            "E102", "control characters are not allowed here, found {text}", {"text": repr(text)}
+        )
+    return text
+
+
+def _local(path: str) -> str:
+    if _ADDRESS.match(path):
+        advice = "download the file, and name it relative to the configuration's folder"
+        what = "data.path is an address ({path}); only local files are read"
+        raise PydanticCustomError("E107", what, {"path": path[:100], "advice": advice})
+    return path
+
+
+Name = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_printable)]
+LocalPath = Annotated[
+    str, Field(min_length=1, max_length=4000), AfterValidator(_printable), AfterValidator(_local)
+]
+# A billion: far beyond any memory, and far below where integers stop fitting into arrays.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Alternatives = Annotated[int, Field(ge=2, le=10**9)]
+
+
+class Record(BaseModel):
+    """A frozen record that knows its own rules.
+
+    Values have the exact type (``"10"`` is no number, ``10.0`` no whole number, ``true`` neither),
+    NaN and infinity are refused, and so are fields that do not exist.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    expected: ClassVar[str]
+    """What should have stood in the place of this record, in words."""
+
+    @classmethod
+    def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+        """Find the rules between fields that ``raw``, of types not yet checked, breaks."""
+        yield from ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _types_and_rules(cls, raw: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        # A record made before has kept its rules.
+        if not isinstance(raw, dict):
+            return handler(raw)
+        errors = list(cls.broken_rules(raw))
+        try:
+            record = handler(raw)
+        except ValidationError as error:
+            errors = [*map(_again, error.errors(include_url=False)), *errors]
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return record
+
+
+def _again(error: ErrorDetails) -> InitErrorDetails:
+    """Take an error out of one ValidationError, for another; built-in kinds become custom ones."""
+    context = {**error.get("ctx", {}), "what": error["msg"]}
+    kind = PydanticCustomError(error["type"], "{what}", context)
+    return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"])
+
+
+def _rule(loc: tuple[str, ...], what: str, advice: str) -> InitErrorDetails:
+    kind = PydanticCustomError("E102", "{what}", {"what": what, "advice": advice})
+    return InitErrorDetails(type=kind, loc=loc, input=None)
+
+
+def _value(section: Any, key: str) -> Any:
+    """Get a field of a section that may be a record, a raw mapping or nonsense; None if absent."""
+    return section.get(key) if isinstance(section, Mapping) else getattr(section, key, None)
+
+
+class SimulateConfig(Record):
+    """Sizes of a simulated data set; ``alternatives`` are the smallest and the largest set."""
+
+    expected: ClassVar[str] = "a mapping with sets, alternatives, features, moments and seed"
+
+    sets: Count = Field(description="a whole number of at least 1")
+    alternatives: tuple[Alternatives, Alternatives] = Field(
+        description="a whole number of at least 2, or [low, high] of two"
+    )
+    features: Count = Field(description="a whole number of at least 1")
+    moments: Count = Field(description="a whole number, at least the number of features")
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = Field(description="a whole number of at least 0")
+
+    @classmethod
+    def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+        """Check that there are enough moments, and a range that rises."""
+        features: Any = raw.get("features")
+        moments: Any = raw.get("moments")
+        if _whole(features, moments) and 1 <= moments < features:
+            what = f"data.simulate.moments is {moments}, fewer than the {features} features: not identified"
+            yield _rule(("moments",), what, f"set moments to {features} or more")
+        ends = raw.get("alternatives")
+        if isinstance(ends, tuple) and len(ends) == 2 and _whole(*ends) and 2 <= ends[1] < ends[0]:
+            what = f"data.simulate.alternatives falls from {ends[0]} to {ends[1]}"
+            yield _rule(("alternatives",), what, f"write [{ends[1]}, {ends[0]}]")
+
+
+def _whole(*values: object) -> bool:
+    return all(type(value) is int for value in values)
+
+
+class DataConfig(Record):
+    """Where the rows come from: exactly one of ``path`` and ``simulate``."""
+
+    expected: ClassVar[str] = "a mapping with path, case and chosen, or with simulate"
+
+    path: LocalPath | None = Field(default=None, description="the name of a data file")
+    case: Name | None = Field(default=None, description="the name of the column with the choice set's id")
+    alternative: Name | None = Field(default=None, description="the name of the column with the alternative")
+    chosen: Name | None = Field(default=None, description="the name of the column that is 1 where chosen")
+    on_bad_sets: Literal["error", "drop"] = "error"
+    missing: Literal["error", "drop_set"] = "error"
+    simulate: SimulateConfig | None = Field(default=None, description=SimulateConfig.expected)
+
+    @classmethod
+    def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+        """Check that there is one source, with what belongs to it."""
+        if "path" in raw and "simulate" in raw:
+            what = "data has both path and simulate; exactly one of them is wanted"
+            yield _rule(("simulate",), what, "delete one of the two")
+        elif "simulate" in raw:
+            for key in ("case", "alternative", "chosen", "on_bad_sets", "missing"):
+                if key in raw:
+                    yield _rule((key,), f"data.{key} has no meaning with data.simulate", "delete it")
+        elif "path" in raw:
+            for key in ("case", "chosen"):
+                if key not in raw:
+                    what = f"data.{key} is missing: expected {cls.model_fields[key].description}"
+                    yield _rule((), what, f"add a line  {key}: COLUMN")
+        else:
+            what = "data has neither path nor simulate; exactly one of them is wanted"
+            yield _rule((), what, "add a line  path: FILE")
+
+
+class TermConfig(Record):
+    """One term of a utility: a constant, or a product of columns, perhaps for some alternatives only."""
+
+    expected: ClassVar[str] = "a term: a mapping with constant, column or columns"
+
+    constant: Name | None = Field(default=None, description="the label of an alternative")
+    columns: tuple[Name, ...] = Field(
+        default=(),
+        min_length=1,
+        description="a list of two or more columns' names (for one column write  column: NAME)",
+    )
+    only: tuple[Name, ...] = Field(
+        default=(), min_length=1, description="the label of an alternative, or a list of labels"
+    )
+    name: Name | None = Field(default=None, description="a name for the parameter")
+
+    @classmethod
+    def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+        """Check that the term is of exactly one kind."""
+        if "constant" in raw and "columns" in raw:
+            yield _rule((), "a term has exactly one of constant, column and columns", "write two terms")
+        elif "constant" in raw and "only" in raw:
+            what = "a constant belongs to one alternative already; only has no meaning"
+            yield _rule(("only",), what, "delete it")
+        elif "constant" not in raw and "columns" not in raw:
+            what = "a term has exactly one of constant, column and columns; found none"
+            yield _rule((), what, "write for example  - column: NAME")
+
+
+class InstrumentsConfig(Record):
+    """The instruments: the model's own features (if ``features``), then ``terms``."""
+
+    expected: ClassVar[str] = "features, a list of terms, or {add: [terms]}"
+
+    features: bool = True
+    terms: tuple[TermConfig, ...] = Field(default=(), min_length=1, description="a list of at least one term")
+
+    @classmethod
+    def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+        """Check that there is an instrument."""
+        if raw.get("features") is False and "terms" not in raw:
+            yield _rule((), "there are no instruments: neither features nor terms", "name some terms")
+
+
+class ModelConfig(Record):
+    """What explains the choices, and which instruments judge it."""
+
+    expected: ClassVar[str] = "a mapping with kind, utility and instruments"
+
+    kind: Literal["logit"] = "logit"
+    utility: tuple[TermConfig, ...] = Field(
+        default=(), min_length=1, description="a list of at least one term"
+    )
+    instruments: InstrumentsConfig = Field(
+        default=InstrumentsConfig(), description=InstrumentsConfig.expected
+    )
+
+
+Steps = Literal["onestep", "twostep"]
+Weighting = Literal["robust", "unadjusted"]
+Initial = Literal["instruments", "identity"]
+StandardErrors = Literal["sandwich", "efficient", "minimised_weight"]
+Grad = Literal["auto", "fd", "fd-central", "complex", "forward", "jax", "jax-forward", "analytic"]
+Optimizer = Literal["lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead"]
+
+
+class StartValues(Mapping[str, float]):
+    """A mapping that cannot be changed, and (unlike MappingProxyType) can be hashed and pickled."""
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self, values: Mapping[str, float]) -> None:
+        self._pairs = tuple(values.items())
+
+    def __getitem__(self, name: str) -> float:
+        return dict(self._pairs)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._pairs))
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._pairs))
+
+    def __repr__(self) -> str:
+        return repr(dict(self._pairs))
+
+
+class EstimationConfig(Record):
+    """How the parameters are found; parameters without a ``start`` take the model's own."""
+
+    expected: ClassVar[str] = "a mapping with settings of the estimation"
+
+    steps: Steps = "twostep"
+    weighting: Weighting = "robust"
+    initial: Initial = "instruments"
+    se: StandardErrors = "sandwich"
+    grad: Grad = "auto"
+    optimizer: Optimizer = "lsq"
+    maxiter: Count = Field(default=200, description="a whole number of at least 1")
+    start: Annotated[Mapping[Name, float], AfterValidator(StartValues)] = Field(
+        default=StartValues({}), description="a mapping of parameters' names to finite numbers"
+    )
+
+
+class Config(Record):
+    """A complete configuration.
+
+    Parameters
+    ----------
+    data, model, estimation : DataConfig, ModelConfig, EstimationConfig
+        The settings, defaults filled in.
+    folder : Path
+        Where relative names of input files start.
+    path : Path or None
+        The file that was read, if one was.
+
+    Examples
+    --------
+    >>> from gmmest import config
+    >>> text = '''
+    ... data: {path: travel.csv, case: individual, chosen: choice}
+    ... model: {utility: [{column: gc}, {columns: [gc, hinc], name: gc_income}]}
+    ... '''
+    >>> settings = config.loads(text, folder="/surveys")
+    >>> settings.data_path.as_posix()
+    '/surveys/travel.csv'
+    >>> settings.model.utility[1].columns
+    ('gc', 'hinc')
+    >>> settings.estimation.optimizer
+    'lsq'
+    """
+
+    expected: ClassVar[str] = "a mapping with data, model and estimation"
+
+    data: DataConfig = Field(description=DataConfig.expected)
+    model: ModelConfig = Field(description=ModelConfig.expected)
+    estimation: EstimationConfig = Field(default=EstimationConfig(), description=EstimationConfig.expected)
+    folder: Path = Path()
+    path: Path | None = None
+
+    @property
+    def data_path(self) -> Path | None:
+        """The data file, seen from the working directory; None for simulated data."""
+        return None if self.data.path is None else self.folder / self.data.path
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the settings: equal for equal settings, however and wherever they were written."""
+        text = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Write the settings as dicts, lists and scalars, which as JSON or YAML ``loads`` can read."""
+        return cast("dict[str, Any]", _written(self))
+
+    @classmethod
+    def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+        """Check that the model fits its data."""
+        data, model = raw.get("data"), raw.get("model")
+        simulate, path = _value(data, "simulate"), _value(data, "path")
+        if simulate is not None and path is None and isinstance(model, Mapping):
+            for key in ("utility", "instruments"):
+                if key in model:
+                    what = f"model.{key} has no meaning with data.simulate: its columns have no names"
+                    yield _rule(("model", key), what, "delete it")
+        if path is None or simulate is not None or model is None:
+            return
+        if isinstance(model, Mapping) and "utility" not in model:
+            yield _rule(
+                ("model",), "model.utility is missing: expected a list of terms", "add a line  utility:"
+            )
+        if _value(data, "alternative") is None and (user := _user_of_labels(model)):
+            what = f"data.alternative is missing: expected the column in which {user} finds its label"
+            yield _rule(("data",), what, "add a line  alternative: COLUMN")
+
+
+def _user_of_labels(model: Any) -> str:
+    """Find the first term that names alternatives; empty if none does."""
+    instruments = _value(_value(model, "instruments"), "terms")
+    for path, terms in (("model.utility", _value(model, "utility")), ("model.instruments", instruments)):
+        for i, term in enumerate(terms if isinstance(terms, tuple) else ()):
+            for key in ("constant", "only"):
+                if _value(term, key):
+                    return f"{key} of {path}[{i}]"
+    return ""
+
+
+def _written(value: Any) -> Any:
+    """Say a record as a file would: the inverse of the reading in ``load``."""
+    if isinstance(value, SimulateConfig):
+        low, high = value.alternatives
+        return {**dict(value), "alternatives": low if low == high else [low, high]}
+    if isinstance(value, TermConfig) and len(value.columns) == 1:
+        return {"column": value.columns[0], **_given(value, leave_out=("columns",))}
+    if isinstance(value, InstrumentsConfig):
+        terms = [_written(term) for term in value.terms]
+        if not value.features:
+            return terms
+        return {"add": terms} if terms else "features"
+    if isinstance(value, DataConfig) and value.simulate is not None:
+        return {"simulate": _written(value.simulate)}
+    if isinstance(value, ModelConfig) and not value.utility:
+        return {"kind": value.kind}
+    if isinstance(value, Record):
+        return _given(value, leave_out=("folder", "path") if isinstance(value, Config) else ())
+    if isinstance(value, tuple):
+        return [_written(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _given(record: Record, leave_out: tuple[str, ...]) -> dict[str, Any]:
+    fields = ((key, value) for key, value in record if key not in leave_out)
+    return {key: _written(value) for key, value in fields if value is not None and value != ()}

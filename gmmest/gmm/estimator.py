@@ -1,0 +1,283 @@
+"""The estimator: steps, weights and verdict in order; everything numerical lies in the modules below."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.derivatives.backends import Backend, as_backend
+from gmmest.errors import Complaint, ConfigError
+from gmmest.execution.serial import Executor, Serial, single_blas_thread
+from gmmest.gmm.certificate import Certificate, certify, curvature
+from gmmest.gmm.inference import SE_NAMES, SeName, covariance
+from gmmest.gmm.moments import Moments
+from gmmest.gmm.objective import Criterion, power_of_two_scale
+from gmmest.gmm.optimize import OPTIMIZERS, Outcome, Problem, minimise, polish
+from gmmest.gmm.results import Estimate, GMMResults, Settings, Work
+from gmmest.gmm.weighting import (
+    MomentCovariance,
+    Weight,
+    first_weight,
+    identity_weight,
+    inverse_weight,
+    moment_covariance,
+)
+from gmmest.models.sample import MomentModel, Sample
+
+__all__ = ["GMMEstimator"]
+
+Array = NDArray[np.float64]
+Start = Mapping[str, float] | Sequence[float] | NDArray[np.float64] | None
+
+CURVATURE_STEP = 0.05
+"""Steps, in standard errors, of the differences that give the criterion's curvature."""
+
+
+@dataclass(frozen=True, slots=True)
+class GMMEstimator:
+    """Generalized method of moments for one model on one data set.
+
+    Parameters
+    ----------
+    model : MomentModel
+        ``Logit``, ``MomentFunction``, or any object with ``sample`` and ``contributions``.
+    data
+        What the model takes: ``ChoiceData``, ``Table``, a data frame.
+    steps : {"twostep", "onestep"}
+        ``onestep`` minimises with the first weight; ``twostep`` goes on with ``W = S^-1`` there.
+    weighting : {"robust", "unadjusted"}
+        The estimator of S, for the weight of the second step and for standard errors.
+    initial : {"instruments", "identity"}
+        The first weight: ``(Zd'Zd/N)^-1`` with the instruments demeaned within choice sets, or I.  A
+        model without instruments takes I in either case.
+    se : {"sandwich", "efficient", "minimised_weight"}
+        The covariance of the estimate, see :func:`.inference.covariance`.
+    grad : str or Backend
+        Derivative backend, see :mod:`gmmest.derivatives.backends`.
+    optimizer : {"lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead"}
+    maxiter : int, optional
+        Iterations at most, for each step.
+    executor : Executor, optional
+        How blocks are mapped; by default one after another.
+
+    Notes
+    -----
+    Minimises ``Q(theta) = g'Wg`` with ``g`` the mean of the contributions.  After the optimiser come
+    Gauss-Newton steps, then a certificate that does not rely on the optimiser's flag.
+
+    References
+    ----------
+    Hansen, L. P. (1982), Econometrica 50, 1029-1054.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gmmest.models.moment_function import MomentFunction
+    >>> from gmmest.data.table import Table
+    >>> model = MomentFunction(lambda theta, rows: (rows["y"] - theta[0])[:, None], names=["mu"])
+    >>> result = GMMEstimator(model, Table.from_arrays({"y": np.array([1.0, 2.0, 6.0])})).fit()
+    >>> result.theta.round(12), result.verified
+    (array([3.]), True)
+    """
+
+    model: MomentModel
+    data: Any
+    steps: Literal["twostep", "onestep"] = "twostep"
+    weighting: Literal["robust", "unadjusted"] = "robust"
+    initial: Literal["instruments", "identity"] = "instruments"
+    se: SeName = "sandwich"
+    grad: str | Backend = "auto"
+    optimizer: str = "lsq"
+    maxiter: int | None = None
+    executor: Executor | None = None
+
+    def __post_init__(self) -> None:
+        complaints = [
+            complaint
+            for option, value, choices in (
+                ("steps", self.steps, ("twostep", "onestep")),
+                ("weighting", self.weighting, ("robust", "unadjusted")),
+                ("initial", self.initial, ("instruments", "identity")),
+                ("se", self.se, SE_NAMES),
+                ("optimizer", self.optimizer, OPTIMIZERS),
+            )
+            for complaint in _not_among(option, value, choices)
+        ]
+        if self.maxiter is not None and (isinstance(self.maxiter, bool) or int(self.maxiter) != self.maxiter or self.maxiter < 1):
+            complaints.append(Complaint("E102", f"maxiter is {self.maxiter!r}; a whole number from 1 was expected"))
+        try:
+            as_backend(self.grad)
+        except ConfigError as error:
+            complaints.extend(error.complaints)
+        if complaints:
+            raise ConfigError(complaints)
+
+    def fit(self, start: Start = None) -> GMMResults:
+        """Estimate.
+
+        Parameters
+        ----------
+        start : mapping or sequence of float, optional
+            Where to start, by name (the rest from the model's own start) or all in order.
+
+        Returns
+        -------
+        GMMResults
+
+        Raises
+        ------
+        DataError, IdentificationError
+            The data cannot be used, or cannot identify the parameters.
+        EstimationError
+            The moments are not finite at the start.
+        """
+        begin = time.perf_counter()
+        with single_blas_thread():
+            sample = self.model.sample(self.data)
+            moments = Moments(self.model, sample, self.grad, self.executor or Serial())
+            fitted = _fit_steps(self, moments, _start(start, moments.sample))
+            loglike = _loglike(moments, fitted.estimate.theta)
+        return GMMResults(
+            names=sample.names,
+            moment_names=sample.moment_names,
+            estimate=fitted.estimate,
+            certificate=fitted.certificate,
+            settings=self._settings(moments.grad),
+            work=Work(
+                moments.evaluations, fitted.outcome.iterations, time.perf_counter() - begin, fitted.outcome.message
+            ),
+            n_obs=sample.n_obs,
+            n_rows=sample.n_rows,
+            loglike=loglike,
+            notes=sample.notes,
+            manifest=_manifest(sample),
+        )
+
+    def _settings(self, grad: str) -> Settings:
+        return Settings(
+            type(self.model).__name__, self.steps, self.weighting, self.initial, self.se, grad, self.optimizer
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    estimate: Estimate
+    certificate: Certificate
+    outcome: Outcome
+
+
+def _fit_steps(options: GMMEstimator, moments: Moments, theta: Array) -> _Fitted:
+    weight = (
+        first_weight(moments) if options.initial == "instruments" else identity_weight(len(moments.sample.moment_names))
+    )
+    fitted = _fit_once(options, moments, weight, theta)
+    if options.steps == "onestep":
+        return fitted
+    first = fitted.certificate
+    weight = inverse_weight(fitted.estimate.s, moments.sample.moment_names)
+    fitted = _fit_once(options, moments, weight, fitted.estimate.theta)
+    if first.verified:
+        return fitted
+    reasons = tuple(f"first step: {reason}" for reason in first.reasons)
+    return replace(
+        fitted, certificate=replace(fitted.certificate, reasons=(*fitted.certificate.reasons, *reasons))
+    )
+
+
+def _fit_once(options: GMMEstimator, moments: Moments, weight: Weight, start: Array) -> _Fitted:
+    """Optimise with one weight, polish, and judge."""
+    _, jacobian = moments.value_and_jacobian(start)
+    scale = power_of_two_scale(np.sqrt(moments.sample.n_obs) * weight.whiten(jacobian))
+    criterion = Criterion(moments, weight, scale)
+    problem = Problem(
+        criterion.residuals, criterion.residuals_and_jacobian, criterion.value, criterion.value_and_gradient
+    )
+    outcome = minimise(problem, start / scale, options.optimizer, options.maxiter)
+    z, _ = polish(problem, outcome.point)
+    theta = scale * z
+    check = getattr(moments.model, "check_existence", None)
+    if check is not None:
+        check(theta, moments.sample)
+    value, jacobian = moments.value_and_jacobian(theta)
+    s = moment_covariance(moments, theta, options.weighting)
+    names = moments.sample.moment_names
+    v = covariance(jacobian, weight, s, options.se, names)
+    estimate = Estimate(theta, value, jacobian, weight, s, v)
+    return _Fitted(estimate, _judge(criterion, z, estimate, moments), outcome)
+
+
+def _judge(criterion: Criterion, z: Array, estimate: Estimate, moments: Moments) -> Certificate:
+    residuals, jacobian = criterion.residuals_and_jacobian(z)
+    errors = np.sqrt(np.diag(estimate.v)) / criterion.scale
+    just_identified = residuals.size == z.size
+    hessian = root = None
+    if just_identified:
+        at_root = inverse_weight(estimate.s, moments.sample.moment_names).whiten(estimate.moments)
+        root = float(estimate.s.n_obs * (at_root @ at_root))
+    elif np.all(np.isfinite(errors)) and np.all(errors > 0):
+        hessian = curvature(lambda x: 0.5 * criterion.value_and_gradient(x)[1], z, CURVATURE_STEP * errors)
+    return certify(z, residuals, jacobian, errors, moments.sample.names, hessian, root)
+
+
+def _start(start: Start, sample: Sample) -> Array:
+    theta = np.array(sample.start, dtype=np.float64)
+    if start is None:
+        return theta
+    if isinstance(start, Mapping):
+        unknown = [name for name in start if name not in sample.names]
+        if unknown:
+            near = get_close_matches(str(unknown[0]), sample.names, 1)
+            raise ConfigError(
+                Complaint(
+                    "E102",
+                    f"start names {unknown[0]!r}; expected parameters are {', '.join(sample.names)}",
+                    next=f"did you mean {near[0]!r}?" if near else "",
+                )
+            )
+        for name, value in start.items():
+            theta[sample.names.index(name)] = value
+    else:
+        given = np.asarray(start, dtype=np.float64)
+        if given.shape != theta.shape:
+            raise ConfigError(
+                Complaint("E102", f"start has shape {given.shape}; {theta.size} values were expected, one a parameter")
+            )
+        theta = given.copy()
+    if not np.all(np.isfinite(theta)):
+        raise ConfigError(Complaint("E102", "start has values that are not finite"))
+    return theta
+
+
+def _not_among(option: str, value: object, choices: Sequence[str]) -> list[Complaint]:
+    if value in choices:
+        return []
+    near = get_close_matches(str(value), choices, 1)
+    hint = f"did you mean {near[0]!r}?" if near else ""
+    return [Complaint("E102", f"{option} is {value!r}; expected one of {', '.join(choices)}", next=hint)]
+
+
+def _loglike(moments: Moments, theta: Array) -> float | None:
+    loglike = getattr(moments.model, "loglike", None)
+    if loglike is None:
+        return None
+    parts = [loglike(theta, block) for block in moments.sample.blocks]
+    return None if any(part is None for part in parts) else float(np.sum(parts))
+
+
+def _manifest(sample: Sample) -> dict[str, Any]:
+    packages = ("gmmest", "numpy", "scipy", "jax")
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "data_sha256": sample.fingerprint,
+        "config_sha256": None,
+        "threads": {"executor": 1, "blas": 1, "cores": os.cpu_count()},
+    }

@@ -1,0 +1,121 @@
+"""Linear hypotheses as text: parsed, never evaluated as code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from difflib import get_close_matches
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.errors import Complaint, ConfigError, printable
+
+__all__ = ["linear_hypotheses"]
+
+Array = NDArray[np.float64]
+
+LONGEST = 2000
+
+
+def linear_hypotheses(text: str, names: tuple[str, ...]) -> tuple[Array, Array]:
+    """``R`` and ``q`` of hypotheses such as ``"gc = ttme, 2*asc_air - 1 = asc_bus"``.
+
+    Parameters
+    ----------
+    text : str
+        Equations separated by commas; without ``=`` an expression is set to zero.  Sums, differences,
+        and products and quotients with numbers.  Names that are no Python identifiers
+        (``gc:hinc``) go between backticks.
+    names : tuple of str
+        The parameters.
+
+    Returns
+    -------
+    restriction : array (q, P)
+    value : array (q,)
+
+    Raises
+    ------
+    ConfigError
+        Unknown names, anything that is not linear, redundant equations.
+
+    Examples
+    --------
+    >>> linear_hypotheses("b = 2*a, c = 1", ("a", "b", "c"))
+    (array([[-2.,  1.,  0.],
+           [ 0.,  0.,  1.]]), array([0., 1.]))
+    """
+    if len(text) > LONGEST:
+        raise _refused(f"a hypothesis of {len(text)} characters", f"at most {LONGEST}")
+    plain, quoted = _unquoted(text)
+    rows, values = [], []
+    for equation in plain.split(","):
+        sides = equation.split("=")
+        if len(sides) > 2 or not equation.strip():
+            raise _refused(f"hypothesis {equation.strip()!r}", "expression = expression")
+        total = np.zeros(len(names) + 1)
+        for sign, side in zip((1.0, -1.0), sides, strict=False):
+            total += sign * _linear(_parsed(side), names, quoted)
+        rows.append(total[:-1])
+        values.append(-total[-1])
+    restriction = np.stack(rows)
+    if np.linalg.matrix_rank(restriction) < len(rows):
+        raise _refused(f"hypothesis {text!r}: its equations", "equations of which none follows from the others")
+    return restriction, np.array(values)
+
+
+def _unquoted(text: str) -> tuple[str, dict[str, str]]:
+    quoted: dict[str, str] = {}
+
+    def replace(match: re.Match[str]) -> str:
+        key = f"_quoted_{len(quoted)}_"
+        quoted[key] = match.group(1)
+        return key
+
+    return re.sub(r"`([^`]*)`", replace, text), quoted
+
+
+def _parsed(side: str) -> ast.expr:
+    try:
+        return ast.parse(side.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise _refused(f"hypothesis {side.strip()!r}", "a sum of parameters and numbers") from None
+
+
+def _linear(node: ast.expr, names: tuple[str, ...], quoted: dict[str, str]) -> Array:
+    """Coefficients of the parameters, and the constant in the last place."""
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return np.append(np.zeros(len(names)), float(node.value))
+    if isinstance(node, ast.Name):
+        return _unit(quoted.get(node.id, node.id), names)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        inner = _linear(node.operand, names, quoted)
+        return -inner if isinstance(node.op, ast.USub) else inner
+    if isinstance(node, ast.BinOp):
+        left, right = _linear(node.left, names, quoted), _linear(node.right, names, quoted)
+        if isinstance(node.op, ast.Add):
+            return left + right
+        if isinstance(node.op, ast.Sub):
+            return left - right
+        if isinstance(node.op, ast.Mult) and not (left[:-1].any() and right[:-1].any()):
+            return left * right[-1] if left[:-1].any() else right * left[-1]
+        if isinstance(node.op, ast.Div) and not right[:-1].any() and right[-1] != 0:
+            return left / right[-1]
+    raise _refused(f"hypothesis part {ast.unparse(node)!r}", "sums of parameters times numbers")
+
+
+def _unit(name: str, names: tuple[str, ...]) -> Array:
+    if name not in names:
+        near = get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise _refused(f"parameter {printable(name)!r} in a hypothesis", f"one of {', '.join(names)}", hint)
+    row = np.zeros(len(names) + 1)
+    row[names.index(name)] = 1.0
+    return row
+
+
+def _refused(what: str, expected: str, hint: str = "") -> ConfigError:
+    return ConfigError(
+        Complaint("E102", f"{what} cannot be used; expected {expected}", next=f"{hint}see wald_test for the form")
+    )

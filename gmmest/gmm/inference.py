@@ -1,0 +1,131 @@
+"""Covariance of the estimate and tests, from G, S, W and N alone.
+
+With A = L'G whitened, ``(G'WG)^-1 G'W = A^+ L'`` (the pseudo-inverse by QR), so that no matrix is
+inverted and conditions are not squared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight
+
+__all__ = ["JTest", "SE_NAMES", "WaldTest", "chi2_sf", "covariance", "j_test", "two_sided_p", "wald"]
+
+Array = NDArray[np.float64]
+SeName = Literal["sandwich", "efficient", "minimised_weight"]
+SE_NAMES: tuple[SeName, ...] = ("sandwich", "efficient", "minimised_weight")
+
+
+def covariance(
+    jacobian: Array, weight: Weight, s: MomentCovariance, kind: SeName, moment_names: tuple[str, ...]
+) -> Array:
+    """Covariance matrix V of the estimate, (P, P).
+
+    Parameters
+    ----------
+    jacobian : array (M, P)
+        G at the estimate.
+    weight : Weight
+        The W that was minimised.
+    s : MomentCovariance
+        S at the estimate.
+    kind : {"sandwich", "efficient", "minimised_weight"}
+        ``(G'WG)^-1 G'WSWG (G'WG)^-1 / N``, ``(G'S^-1G)^-1 / N``, or ``(G'WG)^-1 / N``.
+    moment_names : tuple of str
+        For the message if S is singular where its inverse is needed.
+
+    Notes
+    -----
+    Law: the first two agree where W = S^-1, and wherever the model is just identified.
+
+    References
+    ----------
+    Hansen, L. P. (1982), "Large sample properties of generalized method of moments estimators",
+    Econometrica 50, theorem 3.1.
+    """
+    used = inverse_weight(s, moment_names) if kind == "efficient" else weight
+    white = used.whiten(jacobian)
+    scale = np.sqrt(np.sum(np.square(white), axis=0))
+    q, r = np.linalg.qr(white / scale)
+    bread = np.linalg.solve(r, np.eye(r.shape[0]))
+    if kind == "sandwich":
+        meat = weight.whiten(weight.whiten(s.matrix).T)  # L'SL
+        half = bread @ q.T
+        v = half @ meat @ half.T
+    else:
+        v = bread @ bread.T
+    v = v / np.outer(scale, scale) / s.n_obs
+    result: Array = 0.5 * (v + v.T)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class JTest:
+    """Hansen's test that all moments hold.
+
+    Parameters
+    ----------
+    stat : float
+        ``N g'Wg`` at the W that was minimised.
+    df : int
+        Moments less parameters.
+    pvalue : float
+    """
+
+    stat: float
+    df: int
+    pvalue: float
+
+
+def j_test(value: float, n_moments: int, n_params: int) -> JTest | None:
+    """The J test, or None for a just identified model, where J is zero by construction."""
+    df = n_moments - n_params
+    return None if df == 0 else JTest(value, df, chi2_sf(value, df))
+
+
+@dataclass(frozen=True, slots=True)
+class WaldTest:
+    """A Wald test of linear hypotheses ``R theta = q``.
+
+    Parameters
+    ----------
+    stat : float
+        ``(R theta - q)'(R V R')^-1 (R theta - q)``, chi-squared with ``df`` degrees of freedom.
+    df : int
+    pvalue : float
+    hypothesis : str
+    """
+
+    stat: float
+    df: int
+    pvalue: float
+    hypothesis: str = ""
+
+
+def wald(theta: Array, v: Array, restriction: Array, value: Array, hypothesis: str = "") -> WaldTest:
+    """Wald test from estimate, covariance, R and q."""
+    gap = restriction @ theta - value
+    middle = restriction @ v @ restriction.T
+    scale = np.sqrt(np.diag(middle))
+    stat = float(gap / scale @ np.linalg.solve(middle / np.outer(scale, scale), gap / scale))
+    return WaldTest(stat, len(value), chi2_sf(stat, len(value)), hypothesis)
+
+
+def chi2_sf(stat: float, df: int) -> float:
+    """Upper tail of the chi-squared distribution."""
+    from scipy.special import chdtrc
+
+    return float(chdtrc(df, max(stat, 0.0)))
+
+
+def two_sided_p(z: Array) -> Array:
+    """Two-sided p-values of standard normal statistics."""
+    from scipy.special import ndtr
+
+    p: Array = 2.0 * ndtr(-np.abs(z))
+    return p

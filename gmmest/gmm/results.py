@@ -1,0 +1,347 @@
+"""Results of a fit: immutable, with the names that an econometrician's hands know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gmmest.errors import Complaint, ConfigError, EstimationError, printable
+from gmmest.gmm.certificate import Certificate
+from gmmest.gmm.hypotheses import linear_hypotheses
+from gmmest.gmm.inference import JTest, WaldTest, j_test, two_sided_p, wald
+from gmmest.gmm.weighting import MomentCovariance, Weight
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Estimate", "GMMResults", "Settings", "Work"]
+
+Array = NDArray[np.float64]
+
+SE_TEXT = {
+    "sandwich": "sandwich, S at the estimate (as Stata gmm, linearmodels)",
+    "efficient": "efficient, S at the estimate",
+    "minimised_weight": "from the weight that was minimised",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Arrays at the estimate: theta (P,), g (M,), G (M, P), the W minimised, S there, and V (P, P)."""
+
+    theta: Array
+    moments: Array
+    jacobian: Array
+    weight: Weight
+    s: MomentCovariance
+    v: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the estimate was made; ``grad`` is the engine that made the derivatives."""
+
+    model: str
+    steps: str
+    weighting: str
+    initial: str
+    se: str
+    grad: str
+    optimizer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What it took: passes over the data, the last step's iterations, seconds, the optimiser's message."""
+
+    evaluations: int
+    iterations: int
+    seconds: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class GMMResults:
+    """What ``GMMEstimator.fit`` returns.
+
+    Attributes
+    ----------
+    params, bse, tvalues, pvalues : pandas.Series
+        Estimates, standard errors, their ratios and two-sided normal p-values, by name.
+    theta : array (P,)
+        The estimates as an array.
+    certificate : Certificate
+    verified : bool
+    criterion : float
+        ``g'Wg`` with the W that was minimised, no N in it.
+    loglike : float or None
+        Log-likelihood where the model has one.
+    """
+
+    names: tuple[str, ...]
+    moment_names: tuple[str, ...]
+    estimate: Estimate
+    certificate: Certificate
+    settings: Settings
+    work: Work
+    n_obs: int
+    n_rows: int
+    loglike: float | None
+    notes: tuple[str, ...]
+    manifest: Mapping[str, Any]
+
+    # --- arrays -----------------------------------------------------------------------------------
+
+    @property
+    def theta(self) -> Array:
+        """The estimates, (P,)."""
+        return self.estimate.theta
+
+    @property
+    def standard_errors(self) -> Array:
+        """Square roots of the diagonal of V, (P,)."""
+        errors: Array = np.sqrt(np.diag(self.estimate.v))
+        return errors
+
+    @property
+    def criterion(self) -> float:
+        """``Q = g'Wg`` at the estimate."""
+        white = self.estimate.weight.whiten(self.estimate.moments)
+        return float(white @ white)
+
+    @property
+    def verified(self) -> bool:
+        """Whether the certificate found nothing against the estimate."""
+        return self.certificate.verified
+
+    @property
+    def nobs(self) -> int:
+        """Number of observations: choice sets, or rows of a table."""
+        return self.n_obs
+
+    # --- by name ------------------------------------------------------------------------------------
+
+    @property
+    def params(self) -> pd.Series:
+        """Estimates by name."""
+        return self._series(self.theta, "params")
+
+    @property
+    def bse(self) -> pd.Series:
+        """Standard errors by name."""
+        return self._series(self.standard_errors, "bse")
+
+    @property
+    def tvalues(self) -> pd.Series:
+        """Estimates over standard errors."""
+        return self._series(self.theta / self.standard_errors, "tvalues")
+
+    @property
+    def pvalues(self) -> pd.Series:
+        """Two-sided p-values from the standard normal."""
+        return self._series(two_sided_p(self.theta / self.standard_errors), "pvalues")
+
+    def cov_params(self) -> pd.DataFrame:
+        """Covariance matrix of the estimates."""
+        import pandas as pd
+
+        return pd.DataFrame(self.estimate.v, index=list(self.names), columns=list(self.names))
+
+    def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
+        """Confidence intervals with coverage ``1 - alpha``: estimate and normal quantile times standard error."""
+        import pandas as pd
+
+        low, high = self._interval(alpha)
+        return pd.DataFrame({"lower": low, "upper": high}, index=list(self.names))
+
+    def _interval(self, alpha: float) -> tuple[Array, Array]:
+        from scipy.special import ndtri
+
+        if not 0 < alpha < 1:
+            raise ConfigError(Complaint("E102", f"alpha is {alpha!r}; a number between 0 and 1 was expected"))
+        reach = ndtri(1.0 - alpha / 2.0) * self.standard_errors
+        return self.theta - reach, self.theta + reach
+
+    def _series(self, values: Array, name: str) -> pd.Series:
+        import pandas as pd
+
+        return pd.Series(values, index=list(self.names), name=name)
+
+    # --- tests --------------------------------------------------------------------------------------
+
+    def j_test(self) -> JTest | None:
+        """Hansen's J at the W that was minimised; None for a just identified model.
+
+        Raises
+        ------
+        EstimationError
+            The W was not the inverse of a covariance of the moments (a one-step fit), so that N Q
+            has no chi-squared distribution.
+        """
+        df = len(self.moment_names) - len(self.names)
+        if df > 0 and not self.estimate.weight.efficient:
+            raise EstimationError(
+                Complaint(
+                    "E420",
+                    f"J has no meaning here: the weight was {self.estimate.weight.source!r}, not the inverse of a"
+                    " covariance of the moments",
+                    next="steps: twostep",
+                )
+            )
+        return j_test(self.n_obs * self.criterion, len(self.moment_names), len(self.names))
+
+    def wald_test(self, hypothesis: str | ArrayLike, value: ArrayLike | None = None) -> WaldTest:
+        """Wald test of linear hypotheses.
+
+        Parameters
+        ----------
+        hypothesis : str or array (q, P)
+            ``"gc = ttme"``, ``"asc_air = 0, asc_bus = 2*asc_train"``, or the matrix R.
+        value : array (q,), optional
+            The right-hand side for a matrix R; zero by default.
+
+        Returns
+        -------
+        WaldTest
+        """
+        if isinstance(hypothesis, str):
+            if value is not None:
+                raise ConfigError(Complaint("E102", "a hypothesis in words has its value behind the ="))
+            restriction, right = linear_hypotheses(hypothesis, self.names)
+            return wald(self.theta, self.estimate.v, restriction, right, hypothesis)
+        restriction = np.atleast_2d(np.asarray(hypothesis, dtype=np.float64))
+        right = np.zeros(len(restriction)) if value is None else np.atleast_1d(np.asarray(value, dtype=np.float64))
+        if restriction.shape[1] != len(self.names) or right.shape != (len(restriction),):
+            raise ConfigError(
+                Complaint("E102", f"R has shape {restriction.shape}, expected (q, {len(self.names)}) and q values")
+            )
+        return wald(self.theta, self.estimate.v, restriction, right)
+
+    # --- words --------------------------------------------------------------------------------------
+
+    def verdict(self) -> str:
+        """One line: verified, or not and why."""
+        if self.verified:
+            return (
+                f"verified: remaining Newton step {self.certificate.remaining_step_se:.0e} standard errors,"
+                f" condition {self.certificate.condition:.1e}, rank {self.certificate.rank} of {len(self.names)}"
+            )
+        return "NOT VERIFIED: " + "; ".join(self.certificate.reasons)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Label and text of what stands above the table of estimates."""
+        rows = [
+            ("Model", self.settings.model),
+            ("Estimator", f"GMM, {self.settings.steps}, weighting {self.settings.weighting} (not centred)"),
+            ("Observations", f"{self.n_obs:,}"),
+            ("Rows", f"{self.n_rows:,}"),
+            ("Moments", f"{len(self.moment_names)} for {len(self.names)} parameters"),
+            ("Criterion g'Wg", f"{self.criterion:.6g}"),
+        ]
+        if self.loglike is not None:
+            rows.append(("Log-likelihood", f"{self.loglike:.6f}"))
+        try:
+            test = self.j_test()
+            text = "none: just identified" if test is None else f"{test.stat:.4f}, {test.df} df, p = {test.pvalue:.4f}"
+        except EstimationError:
+            text = "none: the weight was not efficient"
+        rows += [
+            ("J test", text),
+            ("Standard errors", SE_TEXT[self.settings.se]),
+            ("Derivatives", self.settings.grad),
+            ("Optimizer", f"{self.settings.optimizer}, {self.work.evaluations} passes, {self.work.seconds:.2f} s"),
+        ]
+        return rows
+
+    def table(self, alpha: float = 0.05) -> tuple[list[str], list[list[str]]]:
+        """Heading and rows of the table of estimates, as text."""
+        low, high = self._interval(alpha)
+        t = self.theta / self.standard_errors
+        p = two_sided_p(t)
+        heading = ["", "coef", "std err", "z", "P>|z|", f"[{alpha / 2:g}", f"{1 - alpha / 2:g}]"]
+        columns = zip(self.names, self.theta, self.standard_errors, t, p, low, high, strict=True)
+        rows = [
+            [printable(name), f"{b:.6g}", f"{e:.4g}", f"{z:.3f}", f"{q:.3f}", f"{lo:.4g}", f"{hi:.4g}"]
+            for name, b, e, z, q, lo, hi in columns
+        ]
+        return heading, rows
+
+    def summary(self, alpha: float = 0.05) -> Any:
+        """A ``statsmodels`` summary: ``as_text()``, ``as_latex()``, ``as_html()``, ``as_csv()``.
+
+        The first line says whether the fit is verified.
+        """
+        from statsmodels.iolib.summary import Summary
+        from statsmodels.iolib.table import SimpleTable
+        from statsmodels.iolib.tableformatting import fmt_params
+
+        facts = self.facts()
+        half = (len(facts) + 1) // 2
+        pairs = [[*facts[i], *(facts[half + i] if half + i < len(facts) else ("", ""))] for i in range(half)]
+        heading, rows = self.table(alpha)
+        summary = Summary()
+        top = SimpleTable(
+            [[str(cell) for cell in row] for row in pairs],
+            title=self.verdict(),
+            txt_fmt={"data_aligns": "llll", "colsep": "  ", "table_dec_above": "="},
+        )
+        summary.tables.append(top)
+        summary.tables.append(
+            SimpleTable([row[1:] for row in rows], heading[1:], [row[0] for row in rows], txt_fmt=fmt_params)
+        )
+        summary.add_extra_txt(list(self.notes))
+        return summary
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain numbers and text, as ``to_json`` writes it."""
+        try:
+            test = self.j_test()
+        except EstimationError:
+            test = None
+        return {
+            "params": _by_name(self.names, self.theta),
+            "bse": _by_name(self.names, self.standard_errors),
+            "criterion": self.criterion,
+            "j_test": None if test is None else {"stat": test.stat, "df": test.df, "pvalue": test.pvalue},
+            "n_obs": self.n_obs,
+            "n_moments": len(self.moment_names),
+            "n_rows": self.n_rows,
+            "verified": self.verified,
+            "certificate": {
+                "remaining_step_se": _number(self.certificate.remaining_step_se),
+                "condition": _number(self.certificate.condition),
+                "rank": self.certificate.rank,
+                "smallest_curvature": _number(self.certificate.smallest_curvature),
+                "reasons": list(self.certificate.reasons),
+            },
+            "grad": self.settings.grad,
+            "optimizer": self.settings.optimizer,
+            "steps": self.settings.steps,
+            "weighting": self.settings.weighting,
+            "se": self.settings.se,
+            "evaluations": self.work.evaluations,
+            "seconds": self.work.seconds,
+            "loglike": self.loglike,
+            "notes": list(self.notes),
+            "manifest": dict(self.manifest),
+        }
+
+    def to_json(self) -> str:
+        """The result as JSON; numbers have all their digits, what is not finite is null."""
+        return json.dumps(self.as_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return str(self.summary())
+
+
+def _by_name(names: tuple[str, ...], values: Array) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in zip(names, values, strict=True)}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
