@@ -226,7 +226,15 @@ def _estimation(node: Node, findings: Findings) -> Node:
     if node.value is None:
         # A section of which every line is commented out: all defaults.
         return replace(node, value={})
-    return _known(node, tuple(EstimationConfig.model_fields), findings)
+    node = _known(node, tuple(EstimationConfig.model_fields), findings)
+    return _mapped(node, "start", _start)
+
+
+def _start(node: Node) -> Node:
+    if not isinstance(node.value, Mapping):
+        return node
+    numbers = {name: replace(n, expected="a finite number") for name, n in node.value.items()}
+    return replace(node, value=numbers)
 
 
 def _terms(node: Node, findings: Findings) -> Node:
@@ -294,9 +302,18 @@ def _label(node: Node) -> Node:
 
 def _explain(error: ErrorDetails, root: Node, findings: Findings) -> None:
     """Put one error of a record in plain words and in its place."""
-    loc = tuple(part for part in error["loc"] if part != "[key]")
+    loc = error["loc"]
     node, found_all = _at(root, loc)
-    if error["type"] == "missing" and not found_all:
+    if loc and loc[-1] == "[key]":
+        what = (
+            f"{node.path}: '{short(loc[-2])}' is no name: expected 1 to 500 characters, none of them control"
+        )
+        findings.add("E102", what, node.place, node.path)
+        return
+    if error["type"] == "too_short" and node.value:
+        # pydantic counts the valid items only, and the invalid ones have their complaints.
+        return
+    if error["type"] == "missing" and not found_all and isinstance(loc[-1], str):
         what = f"{_dotted(node.path, loc[-1])} is missing: expected {_expected(loc)}"
         findings.add("E102", what, node.place, node.path, f"add a line  {loc[-1]}: ...")
         return
@@ -347,7 +364,7 @@ def _expected(loc: tuple[int | str, ...]) -> str:
     if field is None:
         return record.expected
     *most, last = _choices(field)
-    return field.description or f"{', '.join(most)} or {last}"
+    return field.description or " or ".join(filter(None, (", ".join(most), last)))
 
 
 def _record_in(annotation: Any) -> type[Record] | None:
@@ -384,6 +401,8 @@ def _advice(error: ErrorDetails, node: Node, loc: tuple[int | str, ...]) -> str:
     kind, value = error["type"], node.value
     if value is None:
         return "give a value, or leave the key out"
+    if kind == "string_too_long":
+        return f"at most {error['ctx']['max_length']} characters"
     if kind == "literal_error" and isinstance(value, str):
         near = _nearest(value, _choices(_field(loc)[1]))
         return f"did you mean '{near}'?" if near else ""
