@@ -268,6 +268,8 @@ def _header(path: Path) -> list[str]:
     if len(lines) == 1 and len(start) == LONGEST_HEADER:
         what = f"{printable(path.name)}: the first line is longer than {LONGEST_HEADER:,} bytes"
         raise FileError(Complaint("E514", what, printable(path), "check that this is a CSV file"))
+    if len(lines) == 1:
+        raise _empty(path, "there is one line, the header")
     try:
         line = lines[0].decode("utf-8")
     except UnicodeDecodeError as error:
@@ -312,9 +314,6 @@ def _malformed(path: Path, columns: list[str], width: int, reason: str) -> FileE
     """Say which rows are malformed, by parsing once more, row after row."""
     import pyarrow as pa
 
-    if "UTF8" in reason:
-        row = re.search(r"Row #(\d+)", reason)
-        return _not_utf8(path, f"in row {int(row[1]) - 1:,}" if row else "in a column that is read")
     found: list[Any] = []
 
     def collect(row: Any) -> str:
@@ -325,6 +324,9 @@ def _malformed(path: Path, columns: list[str], width: int, reason: str) -> FileE
         _parse_csv(path, columns, width, collect)
     except pa.ArrowInvalid as error:
         reason = str(error)
+    if not found and "UTF8" in reason:
+        row = re.search(r"Row #(\d+)", reason)
+        return _not_utf8(path, f"in row {int(row[1]) - 1:,}" if row else "in a column that is read")
     if not found:
         what = f"{printable(path.name)} cannot be parsed: {printable(reason)}"
         return FileError(Complaint("E514", what, printable(path), "check that this is a CSV file"))
