@@ -674,8 +674,10 @@ def _read_structure(
     for role, name in roles.items():
         column = read_column(frame, name, source)
         if isinstance(column, Complaint):
-            code = "E303" if role == "chosen" else "E312"
-            complaints.append(replace(column, code=code))
+            if role == "chosen":
+                complaints.append(replace(column, code="E303", next="write 1 and 0 in the whole column"))
+            else:
+                complaints.append(replace(column, code="E312", next="convert the column to text"))
         elif role == "chosen":
             picked = accept(zero_one(column, name, source), complaints)
         else:

@@ -193,24 +193,31 @@ def absent(name: str, names: Sequence[str], source: str, role: str = "") -> Comp
 
 
 def read_column(frame: nw.DataFrame[Any], name: str, source: str) -> Arrow | Complaint:
-    """Read a column as one Arrow array with its dictionary decoded; mixed types are refused (E311)."""
+    """Read a column as one Arrow array with encodings undone; mixed types are refused (E311)."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     series = frame[name]
     try:
         column = series.to_arrow()
-    except (pa.ArrowException, NotImplementedError):
+    except (pa.ArrowException, NotImplementedError, OverflowError, TypeError):
+        # A column of Python objects may hold anything, and Arrow says so in many ways.
         return _mixed(series, name, source)
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
+    if pa.types.is_run_end_encoded(column.type):
+        column = pc.run_end_decode(column)
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    return column
+    # One kind of text: Arrow compares no string views, and short strings end at 2 GiB.
+    return column.cast(pa.large_string()) if is_text(column) else column
 
 
 def _mixed(series: nw.Series[Any], name: str, source: str) -> Complaint:
+    import narwhals.stable.v2 as nw
+
     numeric = (int, float, np.number, np.bool_)
-    for row, value in enumerate(series.to_list()):
+    for row, value in enumerate(series.to_list() if series.dtype == nw.Object else ()):
         if value is not None and not isinstance(value, numeric):
             what = f"{printable(name)} mixes types: row {row + 1:,} holds {shown(value)}"
             return Complaint("E311", what, place(source, name, f"row {row + 1}"), "give the column one type")
@@ -430,8 +437,6 @@ def code_ids(column: Arrow, name: str, source: str) -> Coded | tuple[Complaint, 
         complaints.append(Complaint("E310", what, where, "fill in the id or remove the row"))
     if complaints:
         return tuple(complaints)
-    if is_text(column):
-        column = column.cast(pa.large_string())
     encoded = column.dictionary_encode()
     codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     return Coded(codes, encoded.dictionary.to_numpy(zero_copy_only=False))

@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmmest.data.choice_data import Block, ChoiceData, block_ranges
+from gmmest.data.columns import inexact
 from gmmest.errors import ConfigError, DataError
 
 FRAMES = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table}
@@ -526,6 +528,41 @@ def test_unknown_alternatives_have_a_suggestion():
     unnamed = ChoiceData.from_frame(pa.table(trips()), case="id", chosen="took")
     assert unnamed.labels == ()
     assert "the data name no column of alternatives" in str(refusal(unnamed.indicator, "air"))
+
+
+ODD_COLUMNS = {
+    "string views": pa.table({"x": pa.array(["a", "a", "b", "b"], pa.string_view())}),
+    "run ends": pa.table({"x": pc.run_end_encode(pa.array([7, 7, 8, 8]))}),
+    "chunks": pa.concat_tables([pa.table({"x": [7, 7]}), pa.table({"x": [8, 8]})]),
+    "objects": pd.DataFrame({"x": pd.Series([np.int64(7), 7, 8, 8], dtype=object)}),
+}
+
+
+@pytest.mark.parametrize("frame", ODD_COLUMNS.values(), ids=ODD_COLUMNS)
+def test_ids_of_every_storage(frame):
+    took = [True, False, False, True]
+    frame = frame.assign(y=took) if isinstance(frame, pd.DataFrame) else frame.append_column("y", [took])
+    data = ChoiceData.from_frame(frame, case="x", chosen="y")
+    assert [str(i) for i in data.ids] in (["a", "b"], ["7", "8"])
+
+
+@pytest.mark.parametrize("value", [2**70, 1j, object()])
+def test_columns_of_objects_are_refused_if_they_are_no_numbers(value):
+    cells = pd.Series([value, 1.5, 3, 4], dtype=object)
+    frame = pd.DataFrame({"id": [1, 1, 2, 2], "y": [1, 0, 0, 1], "x": cells})
+    assert refusal(ChoiceData.from_frame(frame, case="id", chosen="y").column, "x").codes == ("E311",)
+    assert refusal(ChoiceData.from_frame, frame, case="x", chosen="y").codes == ("E312",)
+    assert refusal(ChoiceData.from_frame, frame, case="id", chosen="x").codes == ("E303",)
+
+
+@given(
+    st.one_of(
+        st.integers(-(2**63), 2**63 - 1), st.integers(0, 63).map(lambda k: -(2**k)), st.just(2**62 + 512)
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_inexact_is_what_a_round_trip_loses(value):
+    assert inexact(np.array([value, 2**60], dtype=np.int64))[0] == (int(float(value)) != value)
 
 
 # --- sets with one alternative ---
