@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -33,7 +33,7 @@ from gmmest.gmm.weighting import (
 )
 from gmmest.models.sample import MomentModel, Sample
 
-__all__ = ["GMMEstimator"]
+__all__ = ["GMMEstimator", "starting_point"]
 
 Array = NDArray[np.float64]
 Start = Mapping[str, float] | Sequence[float] | NDArray[np.float64] | None
@@ -121,13 +121,15 @@ class GMMEstimator:
         if complaints:
             raise ConfigError(complaints)
 
-    def fit(self, start: Start = None) -> GMMResults:
+    def fit(self, start: Start = None, watch: Callable[[int], None] | None = None) -> GMMResults:
         """Estimate.
 
         Parameters
         ----------
         start : mapping or sequence of float, optional
             Where to start, by name (the rest from the model's own start) or all in order.
+        watch : callable, optional
+            Called with the number of passes over the data after each one; for progress lines.
 
         Returns
         -------
@@ -143,8 +145,8 @@ class GMMEstimator:
         begin = time.perf_counter()
         with single_blas_thread():
             sample = self.model.sample(self.data)
-            moments = Moments(self.model, sample, self.grad, self.executor or Serial())
-            fitted = _fit_steps(self, moments, _start(start, moments.sample))
+            moments = Moments(self.model, sample, self.grad, self.executor or Serial(), watch)
+            fitted = _fit_steps(self, moments, starting_point(start, moments.sample))
             loglike = _loglike(moments, fitted.estimate.theta)
         return GMMResults(
             names=sample.names,
@@ -228,7 +230,8 @@ def _judge(criterion: Criterion, z: Array, estimate: Estimate, moments: Moments)
     return certify(z, residuals, jacobian, errors, moments.sample.names, hessian, root)
 
 
-def _start(start: Start, sample: Sample) -> Array:
+def starting_point(start: Start, sample: Sample) -> Array:
+    """The sample's own start, with the values given put in."""
     theta = np.array(sample.start, dtype=np.float64)
     if start is None:
         return theta

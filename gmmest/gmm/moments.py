@@ -53,6 +53,8 @@ class Moments:
     sample : Sample
     backend : str or Backend
     executor : Executor, optional
+    watch : callable, optional
+        Called with the number of passes at each one.
 
     Attributes
     ----------
@@ -68,13 +70,19 @@ class Moments:
     """
 
     def __init__(
-        self, model: MomentModel, sample: Sample, backend: str | Backend, executor: Executor | None = None
+        self,
+        model: MomentModel,
+        sample: Sample,
+        backend: str | Backend,
+        executor: Executor | None = None,
+        watch: Callable[[int], None] | None = None,
     ) -> None:
         chosen = as_backend(backend)
         self.model = model
         self.sample = sample.whole() if chosen.whole else sample
         self.executor = executor or Serial()
         self.evaluations = 0
+        self._watch = watch
         self._function = moment_sum(model)
         self._prepared = chosen.prepare(self._function)
         self._kept: tuple[bytes, Array, Array] | None = None
@@ -101,7 +109,7 @@ class Moments:
                 block, count = item
                 return MomentSums(count, *self._prepared.value_and_jacobian(theta, block))
 
-            self.evaluations += 1
+            self._passed()
             total = fold(self.executor.map(sums, blocks))
             value = self._finite(total.moments / total.count, theta)
             self._kept = (key, value, total.jacobian / total.count)
@@ -109,7 +117,7 @@ class Moments:
 
     def value_and_vjp(self, theta: Array) -> tuple[Array, Callable[[Array], Array]]:
         """Mean moments, and ``v -> v'G`` at theta: two folds, the second with a v that needs all of g."""
-        self.evaluations += 1
+        self._passed()
         parts = self.executor.map(lambda block: self._prepared.value_and_vjp(theta, block), self.sample.blocks)
         n = self.sample.n_obs
         value = self._finite(fold([part[0] for part in parts]) / n, theta)
@@ -120,8 +128,13 @@ class Moments:
         return self._folded(function)
 
     def _folded(self, function: Callable[[Any], Any]) -> Any:
-        self.evaluations += 1
+        self._passed()
         return fold(self.executor.map(function, self.sample.blocks))
+
+    def _passed(self) -> None:
+        self.evaluations += 1
+        if self._watch is not None:
+            self._watch(self.evaluations)
 
     def _finite(self, value: Array, theta: Array) -> Array:
         if np.all(np.isfinite(value)):

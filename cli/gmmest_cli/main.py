@@ -1,0 +1,142 @@
+"""The ``gmmest`` command: options, exit codes, and all printing.
+
+Exit codes: 0 verified, 2 bad input, 3 not verified, 4 environment, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+__all__ = ["cli", "main"]
+
+BAD_INPUT, NOT_VERIFIED, ENVIRONMENT, INTERRUPTED = 2, 3, 4, 130
+
+GRADS = ("auto", "analytic", "forward", "jax", "jax-forward", "complex", "fd", "fd-central")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    from gmmest.errors import FileError, GmmestError
+
+    try:
+        code = cli.main(args=arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return BAD_INPUT
+    except GmmestError as error:
+        click.echo(str(error), err=True)
+        no_room = isinstance(error, FileError) and "E501" in error.codes
+        return ENVIRONMENT if no_room else BAD_INPUT
+    except (ImportError, MemoryError) as error:
+        click.echo(f"the environment lacks something: {type(error).__name__}: {error}", err=True)
+        return ENVIRONMENT
+
+
+class _Commands(click.Group):
+    """Prints the version without loading what is not needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which a newcomer meets them."""
+        return list(self.commands)
+
+
+def _print_version(ctx: click.Context, _parameter: Any, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"gmmest {version('gmmest')}")
+        ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Version.")
+def cli() -> None:
+    """Generalized method of moments with exact, fast gradients."""
+
+
+_config = click.argument("config", type=click.Path(dir_okay=False))
+_set = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one setting, as in --set estimation.optimizer=bfgs; may be repeated.",
+)
+
+
+@cli.command()
+@_config
+@click.option("--grad", type=click.Choice(GRADS), help="Derivative backend; overrides the configuration.")
+@_set
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--out", type=click.Path(file_okay=False), help="Folder for result.json, summary.txt and config.json.")
+@click.option("--force", is_flag=True, help="Let --out replace files of an earlier run.")
+def fit(config: str, grad: str | None, overrides: tuple[str, ...], as_json: bool, out: str | None, force: bool) -> int:
+    """Fit the model that CONFIG describes.
+
+    Exit code 0 means that the estimate is verified, 3 that it is not.
+    """
+    from gmmest_cli import show
+
+    settings = _loaded(config, overrides, grad)
+    from gmmest.config.build import fit as fit_config
+
+    with show.progress() as watch:
+        result = fit_config(settings, watch)
+    if out is not None:
+        show.write(result, settings, out, force)
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        show.result(result)
+    return 0 if result.verified else NOT_VERIFIED
+
+
+@cli.command()
+@_config
+@click.option(
+    "--grad",
+    "grads",
+    type=click.Choice(GRADS),
+    multiple=True,
+    help="A backend to compare; may be repeated. By default fd, forward, jax and analytic.",
+)
+@_set
+@click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Rounds of timing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def compare(config: str, grads: tuple[str, ...], overrides: tuple[str, ...], rounds: int, as_json: bool) -> int:
+    """Hold derivative backends side by side on the model that CONFIG describes.
+
+    Exit code 3 means that an exact backend disagrees with the reference, or that a fit is not verified.
+    """
+    from gmmest_cli import show
+
+    settings = _loaded(config, overrides, None)
+    from gmmest.config.build import build
+    from gmmest.gmm.compare import compare as compare_backends
+
+    chosen = grads or ("fd", "forward", "jax", "analytic")
+    outcome = compare_backends(build(settings), chosen, rounds)
+    if as_json:
+        show.comparison_json(outcome)
+    else:
+        show.comparison(outcome)
+    return 0 if not outcome.complaints else NOT_VERIFIED
+
+
+def _loaded(path: str, overrides: tuple[str, ...], grad: str | None) -> Any:
+    from gmmest.config import load
+
+    extra = () if grad is None else (f"estimation.grad={grad}",)
+    return load(path, (*overrides, *extra))

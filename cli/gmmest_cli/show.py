@@ -1,0 +1,163 @@
+"""Tables for people on a terminal, progress, and the files of a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from gmmest.config import Config
+    from gmmest.gmm.compare import Comparison
+    from gmmest.gmm.results import GMMResults
+
+__all__ = ["comparison", "comparison_json", "progress", "result", "write"]
+
+PATIENCE = 1.0
+"""Seconds before a progress line appears."""
+
+
+def result(fitted: GMMResults) -> None:
+    """Verdict, facts and the table of estimates."""
+    console = _console()
+    console.print(Text(fitted.verdict(), style="bold green" if fitted.verified else "bold red"), soft_wrap=True)
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for label, text in fitted.facts():
+        facts.add_row(Text(label, style="dim"), Text(text))
+    console.print(facts)
+    heading, rows = fitted.table()
+    console.print(_table(heading, rows))
+    for note in fitted.notes:
+        console.print(Text(f"note: {note}"), soft_wrap=True)
+
+
+def comparison(outcome: Comparison) -> None:
+    """One row a backend."""
+    console = _console()
+    console.print(
+        Text(
+            f"{outcome.n_obs:,} observations, {outcome.n_rows:,} rows, {outcome.n_moments} moments,"
+            f" {outcome.n_params} parameters; one evaluation of the criterion: {outcome.rows[0].value_ms:.3g} ms"
+        ),
+        soft_wrap=True,
+    )
+    heading = ["grad", "value", "gradient", "/value", "jacobian", "/value"]
+    heading += ["max rel error", "first call", "fit", "passes", "digits", "verified"]
+    rows = [
+        [
+            row.name,
+            f"{row.value_ms:.3g} ms",
+            f"{row.gradient_ms:.3g} ms",
+            f"{row.gradient_ratio:.2f}",
+            f"{row.jacobian_ms:.3g} ms",
+            f"{row.jacobian_ratio:.2f}",
+            f"{row.error:.1e}",
+            f"{row.first_call_s:.2g} s",
+            f"{row.fit.work.seconds:.2g} s",
+            f"{row.fit.work.evaluations}",
+            f"{row.digits:.1f}",
+            "yes" if row.fit.verified else "NO",
+        ]
+        for row in outcome.rows
+    ]
+    console.print(_table(heading, rows))
+    console.print(
+        Text(
+            f"Times are minima, one thread. Errors and digits are against '{outcome.reference}'."
+            " gradient: criterion and gradient; jacobian: moments and Jacobian; fit: the whole estimation."
+        ),
+        soft_wrap=True,
+    )
+    for complaint in outcome.complaints:
+        console.print(Text(complaint, style="bold red"), soft_wrap=True)
+
+
+def comparison_json(outcome: Comparison) -> None:
+    """The same for programs."""
+    rows = [
+        {
+            "grad": row.name,
+            "value_ms": row.value_ms,
+            "gradient_ms": row.gradient_ms,
+            "gradient_ratio": row.gradient_ratio,
+            "jacobian_ms": row.jacobian_ms,
+            "jacobian_ratio": row.jacobian_ratio,
+            "max_relative_error": row.error,
+            "first_call_seconds": row.first_call_s,
+            "fit_seconds": row.fit.work.seconds,
+            "evaluations": row.fit.work.evaluations,
+            "digits": row.digits,
+            "verified": row.fit.verified,
+        }
+        for row in outcome.rows
+    ]
+    click.echo(json.dumps({"reference": outcome.reference, "backends": rows}, indent=2, allow_nan=False))
+
+
+def write(fitted: GMMResults, settings: Config, folder: str, force: bool) -> None:
+    """The run folder: result.json, summary.txt, config.json."""
+    from gmmest.report.export import write_run
+
+    files = {
+        "result.json": fitted.to_json() + "\n",
+        "summary.txt": _as_text(fitted),
+        "config.json": json.dumps(settings.as_dict(), indent=2, allow_nan=False) + "\n",
+    }
+    write_run(Path(folder), files, force)
+
+
+def _as_text(fitted: GMMResults) -> str:
+    from io import StringIO
+
+    heading, rows = fitted.table()
+    console = Console(file=StringIO(), width=120, force_terminal=False)
+    console.print(Text(fitted.verdict()), soft_wrap=True)
+    for label, text in fitted.facts():
+        console.print(Text(f"{label}: {text}"), soft_wrap=True)
+    console.print(_table(heading, rows))
+    for note in fitted.notes:
+        console.print(Text(f"note: {note}"), soft_wrap=True)
+    stream: Any = console.file
+    return str(stream.getvalue())
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[int], None] | None]:
+    """A line on standard error for fits that take a while, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    console = Console(stderr=True)
+    begin = time.perf_counter()
+    with console.status("fitting") as status:
+
+        def watch(passes: int) -> None:
+            elapsed = time.perf_counter() - begin
+            if elapsed > PATIENCE:
+                status.update(f"fitting: {passes} passes over the data, {elapsed:.0f} s")
+
+        yield watch
+
+
+def _console() -> Console:
+    # a pipe has no width: lines are then as long as they need to be
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _table(heading: list[str], rows: list[list[str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(heading):
+        table.add_column(Text(name), justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table

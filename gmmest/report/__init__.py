@@ -1,0 +1,1 @@
+"""What leaves the program: files of a run."""
