@@ -36,7 +36,7 @@ _HOMES = {
     "IdentificationError": "gmmest.errors",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604  the keys are text
+__all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from gmmest.data.choice_data import ChoiceData

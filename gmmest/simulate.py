@@ -64,7 +64,9 @@ def simulate_logit(
     (5, (2,))
     """
     if moments < features:
-        raise ConfigError(Complaint("E102", f"{moments} moments for {features} features; at least as many expected"))
+        raise ConfigError(
+            Complaint("E102", f"{moments} moments for {features} features; at least as many expected")
+        )
     rng = np.random.default_rng(seed)
     low, high = (alternatives, alternatives) if isinstance(alternatives, int) else alternatives
     offsets = np.concatenate([[0], np.cumsum(rng.integers(low, high + 1, size=sets))])

@@ -59,8 +59,12 @@ def _print_version(ctx: click.Context, _parameter: Any, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Version.")
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Version."
+)
 def cli() -> None:
     """Generalized method of moments with exact, fast gradients."""
 
@@ -80,9 +84,13 @@ _set = click.option(
 @click.option("--grad", type=click.Choice(GRADS), help="Derivative backend; overrides the configuration.")
 @_set
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@click.option("--out", type=click.Path(file_okay=False), help="Folder for result.json, summary.txt and config.json.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder for result.json, summary.txt and config.json."
+)
 @click.option("--force", is_flag=True, help="Let --out replace files of an earlier run.")
-def fit(config: str, grad: str | None, overrides: tuple[str, ...], as_json: bool, out: str | None, force: bool) -> int:
+def fit(
+    config: str, grad: str | None, overrides: tuple[str, ...], as_json: bool, out: str | None, force: bool
+) -> int:
     """Fit the model that CONFIG describes.
 
     Exit code 0 means that the estimate is verified, 3 that it is not.
@@ -115,7 +123,9 @@ def fit(config: str, grad: str | None, overrides: tuple[str, ...], as_json: bool
 @_set
 @click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Rounds of timing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def compare(config: str, grads: tuple[str, ...], overrides: tuple[str, ...], rounds: int, as_json: bool) -> int:
+def compare(
+    config: str, grads: tuple[str, ...], overrides: tuple[str, ...], rounds: int, as_json: bool
+) -> int:
     """Hold derivative backends side by side on the model that CONFIG describes.
 
     Exit code 3 means that an exact backend disagrees with the reference, or that a fit is not verified.

@@ -30,7 +30,9 @@ PATIENCE = 1.0
 def result(fitted: GMMResults) -> None:
     """Verdict, facts and the table of estimates."""
     console = _console()
-    console.print(Text(fitted.verdict(), style="bold green" if fitted.verified else "bold red"), soft_wrap=True)
+    console.print(
+        Text(fitted.verdict(), style="bold green" if fitted.verified else "bold red"), soft_wrap=True
+    )
     facts = Table(box=None, show_header=False, pad_edge=False)
     for label, text in fitted.facts():
         facts.add_row(Text(label, style="dim"), Text(text))

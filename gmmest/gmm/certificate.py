@@ -100,7 +100,9 @@ def certify(
     step = np.abs(least_norm(jacobian, residuals))
     beyond = np.maximum(step - ROUNDING_ULP * np.spacing(np.abs(point)), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(beyond > 0, step / standard_errors, np.where(step > 0, step / standard_errors, 0.0))
+        relative = np.where(
+            beyond > 0, step / standard_errors, np.where(step > 0, step / standard_errors, 0.0)
+        )
         too_long = np.where(beyond > 0, beyond / standard_errors, 0.0)
     worst = int(np.argmax(np.where(np.isnan(too_long), np.inf, too_long)))
     if not too_long[worst] < STEP_LIMIT:
@@ -112,7 +114,9 @@ def certify(
     if not smallest > 0:
         reasons.append("the criterion does not curve upwards in every direction: a saddle or a flat valley")
     if efficient_value is not None and not efficient_value <= ROOT_LIMIT:
-        reasons.append(f"as many moments as parameters, but they do not vanish (N g'S^-1 g = {efficient_value:.1e})")
+        reasons.append(
+            f"as many moments as parameters, but they do not vanish (N g'S^-1 g = {efficient_value:.1e})"
+        )
     return Certificate(float(np.max(relative)), condition, rank, smallest, tuple(reasons))
 
 
@@ -120,7 +124,7 @@ def smallest_curvature(jacobian: Array, hessian: Array | None) -> float:
     """Smallest eigenvalue of half the Hessian in the metric of ``J'J``; 1 where no Hessian is given."""
     if hessian is None:
         return 1.0
-    triangle = np.linalg.qr(jacobian, mode="r")
+    triangle: Array = np.linalg.qr(jacobian, mode="r")  # type: ignore[assignment]
     half = np.linalg.solve(triangle.T, 0.5 * (hessian + hessian.T))
     scaled = np.linalg.solve(triangle.T, half.T)
     if not np.all(np.isfinite(scaled)):

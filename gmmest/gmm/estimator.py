@@ -24,7 +24,6 @@ from gmmest.gmm.objective import Criterion, power_of_two_scale
 from gmmest.gmm.optimize import OPTIMIZERS, Outcome, Problem, minimise, polish
 from gmmest.gmm.results import Estimate, GMMResults, Settings, Work
 from gmmest.gmm.weighting import (
-    MomentCovariance,
     Weight,
     first_weight,
     identity_weight,
@@ -112,8 +111,12 @@ class GMMEstimator:
             )
             for complaint in _not_among(option, value, choices)
         ]
-        if self.maxiter is not None and (isinstance(self.maxiter, bool) or int(self.maxiter) != self.maxiter or self.maxiter < 1):
-            complaints.append(Complaint("E102", f"maxiter is {self.maxiter!r}; a whole number from 1 was expected"))
+        if self.maxiter is not None and (
+            isinstance(self.maxiter, bool) or int(self.maxiter) != self.maxiter or self.maxiter < 1
+        ):
+            complaints.append(
+                Complaint("E102", f"maxiter is {self.maxiter!r}; a whole number from 1 was expected")
+            )
         try:
             as_backend(self.grad)
         except ConfigError as error:
@@ -155,7 +158,10 @@ class GMMEstimator:
             certificate=fitted.certificate,
             settings=self._settings(moments.grad),
             work=Work(
-                moments.evaluations, fitted.outcome.iterations, time.perf_counter() - begin, fitted.outcome.message
+                moments.evaluations,
+                fitted.outcome.iterations,
+                time.perf_counter() - begin,
+                fitted.outcome.message,
             ),
             n_obs=sample.n_obs,
             n_rows=sample.n_rows,
@@ -179,7 +185,9 @@ class _Fitted:
 
 def _fit_steps(options: GMMEstimator, moments: Moments, theta: Array) -> _Fitted:
     weight = (
-        first_weight(moments) if options.initial == "instruments" else identity_weight(len(moments.sample.moment_names))
+        first_weight(moments)
+        if options.initial == "instruments"
+        else identity_weight(len(moments.sample.moment_names))
     )
     fitted = _fit_once(options, moments, weight, theta)
     if options.steps == "onestep":
@@ -252,7 +260,10 @@ def starting_point(start: Start, sample: Sample) -> Array:
         given = np.asarray(start, dtype=np.float64)
         if given.shape != theta.shape:
             raise ConfigError(
-                Complaint("E102", f"start has shape {given.shape}; {theta.size} values were expected, one a parameter")
+                Complaint(
+                    "E102",
+                    f"start has shape {given.shape}; {theta.size} values were expected, one a parameter",
+                )
             )
         theta = given.copy()
     if not np.all(np.isfinite(theta)):

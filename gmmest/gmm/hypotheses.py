@@ -61,7 +61,9 @@ def linear_hypotheses(text: str, names: tuple[str, ...]) -> tuple[Array, Array]:
         values.append(-total[-1])
     restriction = np.stack(rows)
     if np.linalg.matrix_rank(restriction) < len(rows):
-        raise _refused(f"hypothesis {text!r}: its equations", "equations of which none follows from the others")
+        raise _refused(
+            f"hypothesis {text!r}: its equations", "equations of which none follows from the others"
+        )
     return restriction, np.array(values)
 
 
@@ -85,7 +87,11 @@ def _parsed(side: str) -> ast.expr:
 
 def _linear(node: ast.expr, names: tuple[str, ...], quoted: dict[str, str]) -> Array:
     """Coefficients of the parameters, and the constant in the last place."""
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, (int, float))
+        and not isinstance(node.value, bool)
+    ):
         return np.append(np.zeros(len(names)), float(node.value))
     if isinstance(node, ast.Name):
         return _unit(quoted.get(node.id, node.id), names)
@@ -99,9 +105,11 @@ def _linear(node: ast.expr, names: tuple[str, ...], quoted: dict[str, str]) -> A
         if isinstance(node.op, ast.Sub):
             return left - right
         if isinstance(node.op, ast.Mult) and not (left[:-1].any() and right[:-1].any()):
-            return left * right[-1] if left[:-1].any() else right * left[-1]
+            product: Array = left * right[-1] if left[:-1].any() else right * left[-1]
+            return product
         if isinstance(node.op, ast.Div) and not right[:-1].any() and right[-1] != 0:
-            return left / right[-1]
+            quotient: Array = left / right[-1]
+            return quotient
     raise _refused(f"hypothesis part {ast.unparse(node)!r}", "sums of parameters times numbers")
 
 
@@ -117,5 +125,7 @@ def _unit(name: str, names: tuple[str, ...]) -> Array:
 
 def _refused(what: str, expected: str, hint: str = "") -> ConfigError:
     return ConfigError(
-        Complaint("E102", f"{what} cannot be used; expected {expected}", next=f"{hint}see wald_test for the form")
+        Complaint(
+            "E102", f"{what} cannot be used; expected {expected}", next=f"{hint}see wald_test for the form"
+        )
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight
 
-__all__ = ["JTest", "SE_NAMES", "WaldTest", "chi2_sf", "covariance", "j_test", "two_sided_p", "wald"]
+__all__ = ["SE_NAMES", "JTest", "WaldTest", "chi2_sf", "covariance", "j_test", "two_sided_p", "wald"]
 
 Array = NDArray[np.float64]
 SeName = Literal["sandwich", "efficient", "minimised_weight"]

@@ -118,7 +118,9 @@ class Moments:
     def value_and_vjp(self, theta: Array) -> tuple[Array, Callable[[Array], Array]]:
         """Mean moments, and ``v -> v'G`` at theta: two folds, the second with a v that needs all of g."""
         self._passed()
-        parts = self.executor.map(lambda block: self._prepared.value_and_vjp(theta, block), self.sample.blocks)
+        parts = self.executor.map(
+            lambda block: self._prepared.value_and_vjp(theta, block), self.sample.blocks
+        )
         n = self.sample.n_obs
         value = self._finite(fold([part[0] for part in parts]) / n, theta)
         return value, lambda v: fold(self.executor.map(lambda part: part[1](v), parts)) / n
@@ -141,12 +143,12 @@ class Moments:
             return value
         bad = [self.sample.moment_names[j] for j in np.flatnonzero(~np.isfinite(value))]
         at = ", ".join(f"{name} = {x:.6g}" for name, x in zip(self.sample.names, theta, strict=True))
-        raise NotFinite(
+        raise NotFiniteError(
             Complaint("E411", f"moments {', '.join(bad[:5])} are not finite at {at}", next="start elsewhere")
         )
 
 
-class NotFinite(EstimationError):
+class NotFiniteError(EstimationError):
     """Moments overflowed at a trial point; optimisers step back from it."""
 
 
@@ -161,5 +163,5 @@ def moment_sum(model: MomentModel) -> Callable[..., Any]:
     jacobian = getattr(model, "moment_sum_and_jacobian", None)
     vjp = getattr(model, "moment_sum_and_vjp", None)
     if jacobian is None and vjp is None:
-        return own  # type: ignore[no-any-return]
+        return own
     return with_derivative(own, value_and_jacobian=jacobian, value_and_vjp=vjp)

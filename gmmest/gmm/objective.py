@@ -47,7 +47,9 @@ class Criterion:
     def residuals_and_jacobian(self, z: Array) -> tuple[Array, Array]:
         """The same with its Jacobian with respect to z, (M, P)."""
         value, jacobian = self.moments.value_and_jacobian(self.scale * z)
-        return self.root_n * self.weight.whiten(value), self.root_n * self.weight.whiten(jacobian) * self.scale
+        return self.root_n * self.weight.whiten(value), self.root_n * self.weight.whiten(
+            jacobian
+        ) * self.scale
 
     def value(self, z: Array) -> float:
         """``N Q``."""

@@ -89,12 +89,18 @@ def minimise(problem: Problem, start: Array, method: str, maxiter: int | None = 
         The criterion is not finite at the start.
     """
     if method not in OPTIMIZERS:
-        raise ConfigError(Complaint("E102", f"optimizer {method!r} is not known; expected {', '.join(OPTIMIZERS)}"))
+        raise ConfigError(
+            Complaint("E102", f"optimizer {method!r} is not known; expected {', '.join(OPTIMIZERS)}")
+        )
     limit = maxiter or (200 * start.size if method == "nelder-mead" else 500)
     problem.residuals(start)  # moments that are not finite at the start are an error, later a step back
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # stopping criteria are judged by the certificate
-        return _least_squares(problem, start, limit) if method == "lsq" else _scalar(problem, start, method, limit)
+        return (
+            _least_squares(problem, start, limit)
+            if method == "lsq"
+            else _scalar(problem, start, method, limit)
+        )
 
 
 def _least_squares(problem: Problem, start: Array, limit: int) -> Outcome:
@@ -139,7 +145,10 @@ def _scalar(problem: Problem, start: Array, method: str, limit: int) -> Outcome:
             return FAR
 
     settings: dict[str, tuple[str, dict[str, Any]]] = {
-        "lbfgsb": ("L-BFGS-B", {"maxiter": limit, "maxfun": 4 * limit, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 20}),
+        "lbfgsb": (
+            "L-BFGS-B",
+            {"maxiter": limit, "maxfun": 4 * limit, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 20},
+        ),
         "bfgs": ("BFGS", {"maxiter": limit, "gtol": 1e-9}),
         "trust-constr": ("trust-constr", {"maxiter": limit, "gtol": 1e-9, "xtol": 1e-12}),
         "nelder-mead": ("Nelder-Mead", {"maxiter": limit, "xatol": 1e-9, "fatol": 1e-12, "adaptive": True}),
@@ -149,7 +158,9 @@ def _scalar(problem: Problem, start: Array, method: str, limit: int) -> Outcome:
         found = minimize(value, start, method=name, options=options)
     else:
         found = minimize(value_and_gradient, start, jac=True, method=name, options=options)
-    return Outcome(np.asarray(found.x, dtype=np.float64), float(found.fun), int(found.nit), str(found.message))
+    return Outcome(
+        np.asarray(found.x, dtype=np.float64), float(found.fun), int(found.nit), str(found.message)
+    )
 
 
 def polish(problem: Problem, start: Array, steps: int = 10) -> tuple[Array, int]:

@@ -215,10 +215,16 @@ class GMMResults:
             restriction, right = linear_hypotheses(hypothesis, self.names)
             return wald(self.theta, self.estimate.v, restriction, right, hypothesis)
         restriction = np.atleast_2d(np.asarray(hypothesis, dtype=np.float64))
-        right = np.zeros(len(restriction)) if value is None else np.atleast_1d(np.asarray(value, dtype=np.float64))
+        right = (
+            np.zeros(len(restriction))
+            if value is None
+            else np.atleast_1d(np.asarray(value, dtype=np.float64))
+        )
         if restriction.shape[1] != len(self.names) or right.shape != (len(restriction),):
             raise ConfigError(
-                Complaint("E102", f"R has shape {restriction.shape}, expected (q, {len(self.names)}) and q values")
+                Complaint(
+                    "E102", f"R has shape {restriction.shape}, expected (q, {len(self.names)}) and q values"
+                )
             )
         return wald(self.theta, self.estimate.v, restriction, right)
 
@@ -247,14 +253,21 @@ class GMMResults:
             rows.append(("Log-likelihood", f"{self.loglike:.6f}"))
         try:
             test = self.j_test()
-            text = "none: just identified" if test is None else f"{test.stat:.4f}, {test.df} df, p = {test.pvalue:.4f}"
+            text = (
+                "none: just identified"
+                if test is None
+                else f"{test.stat:.4f}, {test.df} df, p = {test.pvalue:.4f}"
+            )
         except EstimationError:
             text = "none: the weight was not efficient"
         rows += [
             ("J test", text),
             ("Standard errors", SE_TEXT[self.settings.se]),
             ("Derivatives", self.settings.grad),
-            ("Optimizer", f"{self.settings.optimizer}, {self.work.evaluations} passes, {self.work.seconds:.2f} s"),
+            (
+                "Optimizer",
+                f"{self.settings.optimizer}, {self.work.evaluations} passes, {self.work.seconds:.2f} s",
+            ),
         ]
         return rows
 

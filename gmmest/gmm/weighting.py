@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from gmmest.errors import Complaint, ConfigError, IdentificationError, printable, some
 from gmmest.gmm.moments import Moments
 
-__all__ = ["MomentCovariance", "Weight", "first_weight", "identity_weight", "inverse_weight", "moment_covariance"]
+__all__ = [
+    "MomentCovariance",
+    "Weight",
+    "first_weight",
+    "identity_weight",
+    "inverse_weight",
+    "moment_covariance",
+]
 
 Array = NDArray[np.float64]
 Estimator = Literal["robust", "unadjusted"]
@@ -141,10 +148,12 @@ def _root(matrix: Array, names: tuple[str, ...]) -> Array:
     if not np.all(scale > 0):
         flat = [names[j] for j in np.flatnonzero(~(scale > 0))]
         raise IdentificationError(
-            Complaint("E211", f"moments {some(flat)} are zero for every observation", next="drop these instruments")
+            Complaint(
+                "E211", f"moments {some(flat)} are zero for every observation", next="drop these instruments"
+            )
         )
     correlation = matrix / np.outer(scale, scale)
-    factor, order, rank, _ = dpstrf(correlation, tol=SINGULAR, lower=1)
+    _, order, rank, _ = dpstrf(correlation, tol=SINGULAR, lower=1)
     if rank < len(names):
         redundant = [names[j - 1] for j in order[rank:]]
         raise IdentificationError(

@@ -55,7 +55,9 @@ def check_instruments(full: Block, moment_names: tuple[str, ...], n_params: int)
                 next="add instruments (instruments: {add: [...]}) or drop terms",
             )
         )
-    complaints += _constant_columns(full.instruments, full.offsets, moment_names, "it makes no moment; drop it")
+    complaints += _constant_columns(
+        full.instruments, full.offsets, moment_names, "it makes no moment; drop it"
+    )
     _raise(complaints)
     factor, scale = _within_factor(full.instruments, full.offsets)
     complaints += [
@@ -93,9 +95,10 @@ def _within_factor(values: Array, offsets: NDArray[np.int64]) -> tuple[Array, Ar
     centred = values - ops.segment_repeat(means, offsets)
     scale = np.abs(centred).max(axis=0)
     scale *= np.sqrt(np.sum(np.square(centred / scale), axis=0))
-    factor = np.zeros((0, values.shape[1]))
+    factor: Array = np.zeros((0, values.shape[1]))
     for start in range(0, centred.shape[0], 8192):
-        factor = np.linalg.qr(np.concatenate([factor, centred[start : start + 8192] / scale]), mode="r")
+        rows: Array = np.concatenate([factor, centred[start : start + 8192] / scale])
+        factor = np.linalg.qr(rows, mode="r")  # type: ignore[assignment]
     return factor, scale
 
 
@@ -112,9 +115,7 @@ def _combinations(factor: Array, scale: Array, names: tuple[str, ...]) -> Iterat
         weights = solve_triangular(triangle[:rank, :rank], triangle[:rank, k])
         weights *= scale[order[k]] / scale[order[:rank]]
         size_of = np.abs(weights) * scale[order[:rank]] / scale[order[k]]
-        parts = [
-            f"{weights[j]:+.6g} {printable(names[order[j]])}" for j in range(rank) if size_of[j] > 1e-6
-        ]
+        parts = [f"{weights[j]:+.6g} {printable(names[order[j]])}" for j in range(rank) if size_of[j] > 1e-6]
         yield f"{printable(names[order[k]])} = {' '.join(parts).lstrip('+') or '0'}", float(gaps[k])
 
 
@@ -152,7 +153,10 @@ def check_overlap(theta: Array, full: Block, names: tuple[str, ...]) -> None:
     differences = (full.features - ops.segment_repeat(chosen, full.offsets))[full.chosen == 0]
     scale = np.abs(differences).max(axis=0)
     differences /= scale
-    for point in (theta * scale, np.zeros_like(theta)):  # from zero, where the theta of another criterion led astray
+    for point in (
+        theta * scale,
+        np.zeros_like(theta),
+    ):  # from zero, where the theta of another criterion led astray
         direction = _climb(full, differences, scale, point)
         if direction is None:
             return
@@ -204,7 +208,9 @@ def _refuse_separated(along: Array, moves: Array, names: tuple[str, ...], full: 
     unchosen = np.flatnonzero(full.chosen == 0)
     sets = np.searchsorted(full.offsets, unchosen, side="right")
     strict = np.unique(sets[along < -1e-4 * largest]).size
-    involved = [name for name, move in zip(names, moves, strict=True) if abs(move) > 1e-3 * np.max(np.abs(moves))]
+    involved = [
+        name for name, move in zip(names, moves, strict=True) if abs(move) > 1e-3 * np.max(np.abs(moves))
+    ]
     sure = bool(np.all(along <= 1e-4 * largest))
     what = (
         f"no finite estimate exists: a combination of {some(involved)} predicts {strict} of {full.n_sets}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +108,9 @@ class Logit:
                 )
             return data.feature_names, data.instrument_names, data.block(), data.notes
         if not self.utility:
-            raise ConfigError(Complaint("E102", "the utility has no terms", next="Logit([Term('cost'), ...])"))
+            raise ConfigError(
+                Complaint("E102", "the utility has no terms", next="Logit([Term('cost'), ...])")
+            )
         data = data.complete(used_columns((*self.utility, *(self.instruments or ()))))
         names, features = design_matrix(self.utility, data)
         if self.instruments is None:
@@ -139,7 +140,9 @@ class Logit:
         """
         shares = ops.segment_softmax(block.features @ theta, block.offsets)
         surprise = shares - block.chosen
-        return block.instruments.T @ surprise, _share_cross(shares, block.instruments, block.features, block.offsets)
+        return block.instruments.T @ surprise, _share_cross(
+            shares, block.instruments, block.features, block.offsets
+        )
 
     def moment_sum_and_vjp(self, theta: Array, block: Block) -> tuple[Array, Callable[[Array], Array]]:
         """The same with ``v -> v'G``: two matrix-vector products in all, shares kept between them."""
@@ -189,5 +192,3 @@ def _share_cross(shares: Array, left: Array, right: Array, offsets: NDArray[np.i
     centred *= shares[:, None]
     product: Array = left.T @ centred
     return product
-
-

@@ -108,7 +108,9 @@ def _start(names: tuple[str, ...], start: Mapping[str, float] | Sequence[float] 
     if isinstance(start, Mapping):
         unknown = [name for name in start if name not in names]
         if unknown:
-            raise ConfigError(Complaint("E102", f"start names {unknown[0]!r}; the parameters are {', '.join(names)}"))
+            raise ConfigError(
+                Complaint("E102", f"start names {unknown[0]!r}; the parameters are {', '.join(names)}")
+            )
         return tuple(float(start.get(name, 0.0)) for name in names)
     if len(start) != len(names):
         raise ConfigError(Complaint("E102", f"start has {len(start)} values for {len(names)} parameters"))

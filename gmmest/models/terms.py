@@ -42,10 +42,14 @@ class Term:
     only: tuple[str, ...]
     name: str
 
-    def __init__(self, *columns: str, only: str | Sequence[str] | None = None, name: str | None = None) -> None:
+    def __init__(
+        self, *columns: str, only: str | Sequence[str] | None = None, name: str | None = None
+    ) -> None:
         alternatives = () if only is None else (only,) if isinstance(only, str) else tuple(only)
         if not columns and not alternatives:
-            raise ConfigError(Complaint("E102", "a term needs a column, or an alternative to be the constant of"))
+            raise ConfigError(
+                Complaint("E102", "a term needs a column, or an alternative to be the constant of")
+            )
         stem = ":".join(columns) if columns else "asc"
         object.__setattr__(self, "columns", tuple(columns))
         object.__setattr__(self, "only", alternatives)

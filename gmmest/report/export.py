@@ -33,7 +33,9 @@ def write_run(folder: Path, files: Mapping[str, str], force: bool = False) -> No
     targets = {name: folder / name for name in files}
     crooked += [name for name, target in targets.items() if target.is_symlink()]
     if crooked:
-        raise FileError(Complaint("E507", f"{some(crooked)}: plain file names inside the run folder were expected"))
+        raise FileError(
+            Complaint("E507", f"{some(crooked)}: plain file names inside the run folder were expected")
+        )
     taken = [name for name, target in targets.items() if target.exists()]
     if taken and not force:
         raise FileError(
@@ -45,7 +47,12 @@ def write_run(folder: Path, files: Mapping[str, str], force: bool = False) -> No
             _write(targets[name], text)
     except OSError as error:
         raise FileError(
-            Complaint("E501", f"cannot write: {error.strerror or error}", f"{folder}", "free space, or another --out")
+            Complaint(
+                "E501",
+                f"cannot write: {error.strerror or error}",
+                f"{folder}",
+                "free space, or another --out",
+            )
         ) from error
 
 
