@@ -198,6 +198,8 @@ class _Open:
         """Place and path of the next value."""
         if not self.is_mapping:
             return place, f"{self.path}[{len(self.items)}]"
+        if self.key is None:
+            return place, self.path
         key = short(self.key)
         return self.key_place, f"{self.path}.{key}" if self.path else key
 
@@ -366,7 +368,7 @@ def _events(text: str, findings: Findings, whole: Place) -> Iterator[Any]:
             return
         except ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
-            what = f"character {error.character!r} is not allowed in YAML"
+            what = f"character U+{error.character:04X} is not allowed in YAML"
             findings.stop("E103", what, whole if whole.rank else replace(whole, line=line), "", "delete it")
         except YAMLError as error:
             mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
