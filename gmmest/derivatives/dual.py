@@ -27,9 +27,15 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from gmmest.derivatives.location import user_location
+from gmmest.derivatives.refusals import (
+    refuse_dropping,
+    refuse_leaked,
+    refuse_plain_array,
+    refuse_unsupported,
+    refuse_write,
+    unsupported_attribute,
+)
 from gmmest.derivatives.rules.table import RULES, UFUNC_METHODS
-from gmmest.errors import Complaint, DerivativeError
 
 __all__ = ["DualArray", "Level"]
 
@@ -85,37 +91,84 @@ class DualArray(NDArrayOperatorsMixin):
     # --- NumPy's protocols ------------------------------------------------------------------
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        out = kwargs.pop("out", None)
         rule = RULES.get(ufunc) if method == "__call__" else UFUNC_METHODS.get((ufunc, method))
         if rule is None:
-            rule = _late_rule(ufunc) if method == "__call__" else None
-        if rule is None:
-            name = f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")
-            _unsupported(name)
-        if not kwargs.get("where", True) is True:
-            _unsupported(f"np.{ufunc.__name__}(where=...)", "use np.where on the result")
-        result = rule(_leading_level(inputs), *inputs, **kwargs)
+            rule = _late_rule(ufunc, method)
+        if not kwargs:
+            return rule(_leading_level(inputs), *inputs)
+        out = kwargs.pop("out", None)
+        if kwargs.pop("where", True) is not True:
+            refuse_unsupported(f"np.{ufunc.__name__}(where=...)", "use np.where on the result")
+        _check_dtype(ufunc, kwargs)
+        # the target stands among the operands: it may belong to an older level than the result
+        result = _with_options(rule, ufunc, method, _leading_level(inputs), inputs, kwargs)
         return result if out is None else _write(out[0], result)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         rule = RULES.get(func)
         if rule is None:
-            module = getattr(func, "__module__", "") or ""
-            name = getattr(func, "__name__", str(func))
-            _unsupported(f"{module.replace('numpy', 'np')}.{name}")
-        level = _leading_level((*args, *kwargs.values()))
-        return rule(level, *args, **kwargs)
+            refuse_unsupported(_name(func))
+        if not kwargs:
+            return rule(_leading_level(args), *args)
+        out = kwargs.pop("out", None)
+        _check_dtype(func, kwargs)
+        result = _with_options(rule, func, "__call__", _leading_level((*args, *kwargs.values())), args, kwargs)
+        return result if out is None else _write(out, result)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
-        raise DerivativeError(
-            Complaint(
-                "E602",
-                "a number with derivatives was about to become a plain array, and its derivatives to vanish",
-                user_location(),
-                "np.stack([...]) instead of np.array([...]); np.matmul or @ instead of array.dot(x);"
-                " np.zeros_like(x) as the array that is written into",
-            )
-        )
+        refuse_plain_array("a number with derivatives", "and its derivatives to vanish")
+
+    # --- arithmetic: straight to the rules, which saves a small function the way through NumPy -------
+
+    def __add__(self, other: Any) -> Any:
+        return _operate(np.add, self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return _operate(np.add, other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return _operate(np.subtract, self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _operate(np.subtract, other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return _operate(np.multiply, self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return _operate(np.multiply, other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _operate(np.divide, self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _operate(np.divide, other, self)
+
+    def __pow__(self, other: Any) -> Any:
+        return _operate(np.power, self, other)
+
+    def __matmul__(self, other: Any) -> Any:
+        return _operate(np.matmul, self, other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return _operate(np.matmul, other, self)
+
+    # ``x += y`` writes into an array, but gives a number a new value: another name for it keeps the old
+
+    def __iadd__(self, other: Any) -> Any:
+        return _update(np.add, self, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return _update(np.subtract, self, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return _update(np.multiply, self, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return _update(np.divide, self, other)
+
+    def __ipow__(self, other: Any) -> Any:
+        return _update(np.power, self, other)
 
     # --- shape --------------------------------------------------------------------------------
 
@@ -166,12 +219,19 @@ class DualArray(NDArrayOperatorsMixin):
         if len(index) > 1 and any(isinstance(i, (np.ndarray, list)) for i in index):
             # several indices, one of them an array: NumPy may move its axes to the front
             return DualArray(np.stack([row[index] for row in self.buffer]), self.level)
-        return DualArray(self.buffer[(slice(None), *index)], self.level)
+        entries = self.buffer[(slice(None), *index)]
+        if entries.ndim == 1 and Ellipsis not in index:
+            entries = entries.copy()  # x[0] is a number, not a view: it stays when x[0] is written later
+        return DualArray(entries, self.level)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         _check_open(self)
-        if isinstance(value, DualArray) and value.level.number > self.level.number:
-            _refuse_write()
+        if isinstance(value, DualArray):
+            _check_open(value)
+            if value.level.number > self.level.number:
+                refuse_write("a number with derivatives")
+        elif isinstance(value, (list, tuple)):
+            value = np.stack(value) if any(isinstance(v, DualArray) for v in value) else value
         rows = value.buffer if self.level.owns(value) else itertools.chain([value], itertools.repeat(0.0))
         for target, row in zip(self.buffer, rows, strict=False):
             target[index] = row
@@ -179,27 +239,31 @@ class DualArray(NDArrayOperatorsMixin):
     # --- what must not happen silently ------------------------------------------------------------
 
     def __bool__(self) -> bool:
-        return bool(self.buffer[0])
+        _check_open(self)
+        return bool(self.buffer[0, ...])
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise unsupported_attribute(name, hasattr(np.ndarray, name) and not name.startswith("_"))
 
     def __float__(self) -> float:
-        _cannot("float(x)")
+        refuse_dropping("float(x)")
 
     def __int__(self) -> int:
-        _cannot("int(x)")
+        refuse_dropping("int(x)")
 
     def __complex__(self) -> complex:
-        _cannot("complex(x)")
+        refuse_dropping("complex(x)")
 
     def __index__(self) -> int:
-        _cannot("x as an index")
+        refuse_dropping("x as an index")
 
     def item(self) -> NoReturn:
         """Refused: a Python number has no derivatives."""
-        _cannot("x.item()")
+        refuse_dropping("x.item()")
 
     def tolist(self) -> NoReturn:
         """Refused: a list of Python numbers has no derivatives."""
-        _cannot("x.tolist()")
+        refuse_dropping("x.tolist()")
 
     def __repr__(self) -> str:
         state = "" if self.level.open else ", leaked"
@@ -211,98 +275,156 @@ class DualArray(NDArrayOperatorsMixin):
 
     def sum(self, axis: Any = None, *, keepdims: bool = False) -> Any:
         """See ``np.sum``."""
-        return np.sum(self, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
+        return _call(np.sum, self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: Any = None, *, keepdims: bool = False) -> Any:
         """See ``np.mean``."""
-        return np.mean(self, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
+        return _call(np.mean, self, axis=axis, keepdims=keepdims)
 
     def prod(self, axis: Any = None, *, keepdims: bool = False) -> Any:
         """See ``np.prod``."""
-        return np.prod(self, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
+        return _call(np.prod, self, axis=axis, keepdims=keepdims)
 
     def max(self, axis: Any = None, *, keepdims: bool = False) -> Any:
         """See ``np.max``."""
-        return np.max(self, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
+        return _call(np.max, self, axis=axis, keepdims=keepdims)
 
     def min(self, axis: Any = None, *, keepdims: bool = False) -> Any:
         """See ``np.min``."""
-        return np.min(self, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
+        return _call(np.min, self, axis=axis, keepdims=keepdims)
+
+    def std(self, axis: Any = None, *, ddof: float = 0, keepdims: bool = False) -> Any:
+        """See ``np.std``."""
+        return _call(np.std, self, axis=axis, ddof=ddof, keepdims=keepdims)
+
+    def var(self, axis: Any = None, *, ddof: float = 0, keepdims: bool = False) -> Any:
+        """See ``np.var``."""
+        return _call(np.var, self, axis=axis, ddof=ddof, keepdims=keepdims)
 
     def dot(self, other: Any) -> Any:
         """See ``np.dot``."""
-        return np.dot(self, other)  # type: ignore[call-overload]
+        return _call(np.dot, self, other)
 
     def cumsum(self, axis: Any = None) -> Any:
         """See ``np.cumsum``."""
-        return np.cumsum(self, axis=axis)  # type: ignore[call-overload]
+        return _call(np.cumsum, self, axis=axis)
 
     def clip(self, min: Any = None, max: Any = None) -> Any:  # noqa: A002  NumPy's names
         """See ``np.clip``."""
-        return np.clip(self, min, max)  # type: ignore[call-overload]
+        return _call(np.clip, self, min, max)
 
     def repeat(self, repeats: Any, axis: Any = None) -> Any:
         """See ``np.repeat``."""
-        return np.repeat(self, repeats, axis=axis)  # type: ignore[call-overload]
+        return _call(np.repeat, self, repeats, axis=axis)
 
     def take(self, indices: Any, axis: Any = None) -> Any:
         """See ``np.take``."""
-        return np.take(self, indices, axis=axis)  # type: ignore[call-overload]
+        return _call(np.take, self, indices, axis=axis)
 
-    def reshape(self, *shape: Any) -> DualArray:
+    def trace(self, offset: int = 0) -> Any:
+        """See ``np.trace``."""
+        return _call(np.trace, self, offset)
+
+    def diagonal(self, offset: int = 0) -> Any:
+        """See ``np.diagonal``."""
+        return _call(np.diagonal, self, offset)
+
+    def reshape(self, *shape: Any) -> Any:
         """See ``np.reshape``."""
-        wanted = shape[0] if len(shape) == 1 else shape
-        result: DualArray = np.reshape(self, wanted)  # type: ignore[call-overload]
-        return result
+        return _call(np.reshape, self, shape[0] if len(shape) == 1 else shape)
 
-    def transpose(self, *axes: Any) -> DualArray:
+    def transpose(self, *axes: Any) -> Any:
         """See ``np.transpose``."""
-        wanted = axes[0] if len(axes) == 1 else axes
-        result: DualArray = np.transpose(self, wanted or None)  # type: ignore[call-overload]
-        return result
+        return _call(np.transpose, self, (axes[0] if len(axes) == 1 else axes) or None)
 
-    def swapaxes(self, axis1: int, axis2: int) -> DualArray:
+    def swapaxes(self, axis1: int, axis2: int) -> Any:
         """See ``np.swapaxes``."""
-        result: DualArray = np.swapaxes(self, axis1, axis2)  # type: ignore[call-overload]
-        return result
+        return _call(np.swapaxes, self, axis1, axis2)
 
-    def squeeze(self, axis: Any = None) -> DualArray:
+    def squeeze(self, axis: Any = None) -> Any:
         """See ``np.squeeze``."""
-        result: DualArray = np.squeeze(self, axis=axis)  # type: ignore[call-overload]
-        return result
+        return _call(np.squeeze, self, axis=axis)
 
-    def ravel(self) -> DualArray:
+    def ravel(self) -> Any:
         """See ``np.ravel``."""
-        return self.reshape(-1)
+        return _call(np.reshape, self, -1)
 
-    def flatten(self) -> DualArray:
+    def flatten(self) -> Any:
         """As ``ravel``, always a copy."""
-        return self.copy().reshape(-1)
+        return self.copy().ravel()
 
     def copy(self) -> DualArray:
-        """A copy."""
+        """Copy that shares no memory."""
+        _check_open(self)
         return DualArray(self.buffer.copy(), self.level)
+
+    def conj(self) -> DualArray:
+        """The number itself: duals are real."""
+        return self
+
+    def fill(self, value: Any) -> None:
+        """Write one value everywhere."""
+        self[...] = value
 
     def astype(self, dtype: Any, copy: bool = True) -> DualArray:
         """The number itself for float64; any other type would drop digits or derivatives and is refused."""
         if np.dtype(dtype) != np.float64:
-            _cannot(f"x.astype({np.dtype(dtype)})")
+            refuse_dropping(f"x.astype({np.dtype(dtype)})")
         return self.copy() if copy else self
 
     def argmax(self, axis: Any = None) -> Any:
         """Position of the largest value (a plain integer)."""
-        return np.argmax(self, axis=axis)  # type: ignore[call-overload]
+        return _call(np.argmax, self, axis=axis)
 
     def argmin(self, axis: Any = None) -> Any:
         """Position of the smallest value (a plain integer)."""
-        return np.argmin(self, axis=axis)  # type: ignore[call-overload]
+        return _call(np.argmin, self, axis=axis)
 
     def argsort(self, axis: int = -1) -> Any:
         """Order of the values (plain integers)."""
-        return np.argsort(self, axis=axis)  # type: ignore[call-overload]
+        return _call(np.argsort, self, axis=axis)
+
+    def any(self, axis: Any = None) -> Any:
+        """See ``np.any``."""
+        return _call(np.any, self, axis=axis)
+
+    def all(self, axis: Any = None) -> Any:
+        """See ``np.all``."""
+        return _call(np.all, self, axis=axis)
 
 
 # --- dispatch ------------------------------------------------------------------------------------------
+
+
+_PLAIN = frozenset([np.ndarray, float, int, np.float64, np.int64, bool])
+
+
+def _operate(ufunc: Any, a: Any, b: Any) -> Any:
+    """``ufunc(a, b)`` of which at least one is a dual number."""
+    if type(a) is DualArray:
+        level = a.level
+        if type(b) is DualArray:
+            if b.level is not level:
+                return ufunc(a, b)
+        elif type(b) not in _PLAIN:
+            return ufunc(a, b)
+    elif type(a) in _PLAIN:
+        level = b.level
+    else:
+        return ufunc(a, b)
+    if not level.open:
+        refuse_leaked()
+    return RULES[ufunc](level, a, b)
+
+
+def _update(ufunc: Any, target: DualArray, other: Any) -> Any:
+    if target.buffer.ndim == 1:
+        return _operate(ufunc, target, other)
+    return ufunc(target, other, out=(target,))
+
+
+def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
 
 
 def _duals(arguments: Any) -> Iterator[DualArray]:
@@ -315,74 +437,63 @@ def _duals(arguments: Any) -> Iterator[DualArray]:
 
 def _leading_level(arguments: Any) -> Level:
     leading: Level | None = None
-    for dual in _duals(arguments):
-        _check_open(dual)
-        if leading is None or dual.level.number > leading.number:
-            leading = dual.level
-    if leading is None:  # the dual number hides in a container that NumPy looked into
-        _cannot("this nesting of containers")
+    for argument in arguments:
+        if type(argument) is DualArray:
+            _check_open(argument)
+            if leading is None or argument.level.number > leading.number:
+                leading = argument.level
+        elif type(argument) is list or type(argument) is tuple:
+            for dual in _duals(argument):
+                _check_open(dual)
+                if leading is None or dual.level.number > leading.number:
+                    leading = dual.level
+    if leading is None:  # the dual number hides in a container that NumPy looked into, or is only the target
+        refuse_dropping("this nesting of containers")
     return leading
 
 
-def _late_rule(ufunc: Any) -> Any:
+def _late_rule(ufunc: Any, method: str) -> Any:
     """The rules of scipy.special are loaded when one of its functions first meets a dual number."""
-    if "scipy.special" not in sys.modules:
-        return None
-    from gmmest.derivatives.rules import special  # noqa: F401  registers
+    if method == "__call__" and "scipy.special" in sys.modules:
+        from gmmest.derivatives.rules import special  # noqa: F401  registers
 
-    return RULES.get(ufunc)
+        rule = RULES.get(ufunc)
+        if rule is not None:
+            return rule
+    prefix = "np" if getattr(np, ufunc.__name__, None) is ufunc else "scipy.special"
+    return refuse_unsupported(f"{prefix}.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}"))
+
+
+def _with_options(rule: Any, function: Any, method: str, level: Level, args: Any, kwargs: Any) -> Any:
+    try:
+        return rule(level, *args, **kwargs)
+    except TypeError as error:
+        option = str(error).partition("unexpected keyword argument ")[2].partition(".")[0].strip("'")
+        if not option:
+            raise
+        name = _name(function) + ("" if method == "__call__" else f".{method}")
+        refuse_unsupported(f"{name}({option}=...)", f"leave {option}= out")
+
+
+def _name(function: Any) -> str:
+    module = "np" if isinstance(function, np.ufunc) else (getattr(function, "__module__", "") or "")
+    return f"{module.replace('numpy', 'np')}.{getattr(function, '__name__', function)}"
+
+
+def _check_dtype(function: Any, kwargs: Any) -> None:
+    dtype = kwargs.pop("dtype", None)
+    if dtype is not None and np.dtype(dtype) != np.float64:
+        refuse_unsupported(f"{_name(function)}(dtype={np.dtype(dtype)})", "dual numbers are float64")
 
 
 def _check_open(dual: DualArray) -> None:
-    if not dual.level.open:
-        raise DerivativeError(
-            Complaint(
-                "E603",
-                "a number with derivatives outlived the differentiation that made it",
-                user_location(),
-                "do not store intermediate results of the function in a variable outside it; return them instead",
-            )
-        )
+    level = dual.level
+    if not level.open:
+        refuse_leaked()
 
 
 def _write(out: Any, result: Any) -> Any:
     if type(out) is not DualArray:
-        _refuse_write()
+        refuse_write("a number with derivatives")
     out[...] = result
     return out
-
-
-def _refuse_write() -> NoReturn:
-    raise DerivativeError(
-        Complaint(
-            "E604",
-            "a number with derivatives was about to be written into a plain array, which cannot hold them",
-            user_location(),
-            "write x = x + y instead of x += y; make the array to be filled with np.zeros_like of the argument",
-        )
-    )
-
-
-def _cannot(what: str) -> NoReturn:
-    raise DerivativeError(
-        Complaint(
-            "E605",
-            f"{what} would drop the derivatives",
-            user_location(),
-            "keep arrays as arrays (a 0-d array is a scalar); branches on x > 0 and the like are fine",
-        )
-    )
-
-
-def _unsupported(name: str, advice: str = "") -> NoReturn:
-    known = sorted({f"{key.__name__}" for key in RULES if hasattr(key, "__name__")})
-    raise DerivativeError(
-        Complaint(
-            "E601",
-            f"{name} has no rule for dual numbers",
-            user_location(),
-            (advice + "; " if advice else "")
-            + "write it with functions that have one, use gmmest.ops for ragged sums, choose --grad fd,"
-            + f" or give the function a derivative of its own; rules exist for: {', '.join(known)}",
-        )
-    )

@@ -1,12 +1,14 @@
 """Elementwise functions: ``d f(a, b) = f_a da + f_b db``, broadcasting as NumPy does.
 
 A factor that is infinite or NaN meets partials that are zero at points like sqrt(x) at 0, where
-nothing depends on x.  ``inf * 0`` must then be 0, not NaN.  The finiteness of factors is looked at
-through their sum (a fraction of the product's cost), and only then are the products masked.
+nothing depends on x.  ``inf * 0`` must then be 0, not NaN.  Most factors are finite wherever the
+value is, so that one look at the value (a fraction of the product's cost) settles it; the others
+are looked at themselves, and only where one is not finite are the products masked.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 from gmmest.derivatives.dual import DualArray, Level
 from gmmest.derivatives.rules.table import RULES, rule
 
-__all__ = ["align", "combine", "elementwise", "passive", "scale_partials"]
+__all__ = ["align", "all_finite", "combine", "elementwise", "passive", "scale_partials"]
 
 Factor = Callable[..., Any]
 
@@ -28,7 +30,15 @@ def align(buffer: Any, ndim: int) -> Any:
     return buffer.reshape((buffer.shape[0],) + (1,) * missing + buffer.shape[1:])
 
 
-def elementwise(ufunc: Any, *factors: Factor) -> None:
+def all_finite(x: Any) -> bool:
+    """Whether every entry is finite: by the sum of squares, entry by entry only where that overflows."""
+    if type(x) is not np.ndarray or not x.ndim:
+        return bool(np.all(np.isfinite(x)))
+    flat = x.ravel()
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
+
+
+def elementwise(ufunc: Any, *factors: Factor, tame: bool = False) -> None:
     """Register an elementwise function by its partial derivatives.
 
     Parameters
@@ -36,25 +46,31 @@ def elementwise(ufunc: Any, *factors: Factor) -> None:
     ufunc : function of ``len(factors)`` arrays
     *factors : callable
         ``factors[i](*values, result)`` is the derivative with respect to argument i.
+    tame : bool
+        The factors are finite, and made without warnings, wherever the result is finite.
     """
     if len(factors) == 1:
-        RULES[ufunc] = _unary(ufunc, factors[0])
+        RULES[ufunc] = _unary(ufunc, factors[0], tame)
     else:
         RULES[ufunc] = _many(ufunc, factors)
 
 
-def _unary(ufunc: Any, factor: Factor) -> Callable[..., Any]:
+def _unary(ufunc: Any, factor: Factor, tame: bool) -> Callable[..., Any]:
     def apply(level: Level, x: Any) -> Any:
         buffer = x.buffer
         if type(buffer) is not np.ndarray:
             value = buffer[0, ...]
             result = ufunc(value)
-            return combine(level, result, [(x, factor(value, result))])
+            with np.errstate(all="ignore"):
+                return combine(level, result, [(x, factor(value, result))])
         out = np.empty(buffer.shape)
         value, result = buffer[0, ...], out[0, ...]
         ufunc(value, out=result)
-        with np.errstate(all="ignore"):
-            scale_partials(buffer[1:], factor(value, result), out[1:])
+        if tame and all_finite(result):
+            np.multiply(buffer[1:], factor(value, result), out[1:])
+        else:
+            with np.errstate(all="ignore"):
+                scale_partials(buffer[1:], factor(value, result), out[1:])
         return DualArray(out, level)
 
     return apply
@@ -65,9 +81,7 @@ def _many(ufunc: Any, factors: tuple[Factor, ...]) -> Callable[..., Any]:
         values = [level.value(a) for a in args]
         result = ufunc(*values)
         with np.errstate(all="ignore"):
-            terms = [
-                (a, f(*values, result)) for a, f in zip(args, factors, strict=True) if level.owns(a)
-            ]
+            terms = [(a, f(*values, result)) for a, f in zip(args, factors, strict=True) if level.owns(a)]
             return combine(level, result, terms)
 
     return apply
@@ -77,12 +91,13 @@ def combine(level: Level, result: Any, terms: list[tuple[Any, Any]]) -> DualArra
     """The dual number with value ``result`` and partials ``sum(factor * partials of x)``."""
     ndim = np.ndim(result)
     nested = type(result) is DualArray or any(
-        type(x.buffer) is DualArray or type(factor) is DualArray for x, factor in terms
+        type(x.buffer) is not np.ndarray or type(factor) is DualArray for x, factor in terms
     )
     if nested:
-        partials = sum((align(x.buffer[1:], ndim) * factor for x, factor in terms), 0.0)
-        shape = (level.size, *np.shape(result))
-        return join(result, np.broadcast_to(partials, shape), level)
+        partials = 0.0
+        for x, factor in terms:
+            partials = partials + _scaled(align(x.buffer[1:], ndim), factor)
+        return join(result, np.broadcast_to(partials, (level.size, *np.shape(result))), level)
     out = np.empty((level.size + 1, *np.shape(result)))
     out[0] = result
     for i, (x, factor) in enumerate(terms):
@@ -101,10 +116,37 @@ def join(value: Any, partials: Any, level: Level) -> DualArray:
 
 def scale_partials(partials: Any, factor: Any, out: Any) -> Any:
     """``out = partials * factor`` with 0 where the partial is 0, whatever the factor."""
-    np.multiply(partials, factor, out=out)
-    if not np.isfinite(np.sum(factor)) and not np.all(np.isfinite(factor)):
-        out[np.broadcast_to(partials == 0.0, out.shape)] = 0.0
+    if all_finite(factor):
+        return np.multiply(partials, factor, out)
+    with np.errstate(invalid="ignore"):
+        np.multiply(partials, factor, out=out)
+    out[np.broadcast_to(partials == 0.0, out.shape)] = 0.0
     return out
+
+
+def _scaled(partials: Any, factor: Any) -> Any:
+    """The same for nested duals: the factor is made harmless where every partial, of any order, is zero."""
+    plain = _innermost(factor)
+    if all_finite(plain):
+        return partials * factor
+    idle = _idle(partials)
+    return np.where(idle, 0.0, np.where(idle, 0.0, factor) * partials)
+
+
+def _innermost(x: Any) -> Any:
+    while type(x) is DualArray:
+        x = x.buffer
+    return np.asarray(x)
+
+
+def _idle(partials: Any) -> Any:
+    """Where a partial and all its own partials are zero."""
+    if type(partials) is not DualArray:
+        return partials == 0.0
+    idle = _idle(partials.buffer[0, ...])
+    for row in partials.buffer[1:]:
+        idle = idle & _idle(row)
+    return idle
 
 
 def passive(*functions: Any) -> None:
@@ -139,11 +181,11 @@ def _sum_of(level: Level, a: Any, b: Any, ufunc: Any) -> Any:
     negative = ufunc is np.subtract and x is b
     if type(value) is DualArray or type(x.buffer) is DualArray:
         return combine(level, value, [(x, -1.0 if negative else 1.0)])
-    out = np.empty((level.size + 1, *np.shape(value)))
+    out = np.empty((level.size + 1, *value.shape))
     out[0] = value
-    partials = align(x.buffer[1:], np.ndim(value))
+    partials = align(x.buffer[1:], value.ndim)
     if negative:
-        np.negative(partials, out=out[1:]) if partials.shape == out[1:].shape else np.copyto(out[1:], -partials)
+        np.negative(partials, out[1:])
     else:
         out[1:] = partials
     return DualArray(out, level)
@@ -151,28 +193,57 @@ def _sum_of(level: Level, a: Any, b: Any, ufunc: Any) -> Any:
 
 @rule(np.multiply)
 def _multiply(level: Level, a: Any, b: Any) -> Any:
-    if level.owns(a) and level.owns(b):
-        value_a, value_b = a.buffer[0, ...], b.buffer[0, ...]
-        return combine(level, value_a * value_b, [(a, value_b), (b, value_a)])
-    x, c = (a, b) if level.owns(a) else (b, a)
-    return DualArray(align(x.buffer, np.ndim(c)) * c, level)
+    if not level.owns(a):
+        return DualArray(align(b.buffer, np.ndim(a)) * a, level)
+    if not level.owns(b):
+        return DualArray(align(a.buffer, np.ndim(b)) * b, level)
+    value_a, value_b = a.buffer[0, ...], b.buffer[0, ...]
+    result = value_a * value_b
+    if type(result) is DualArray or not all_finite(result):
+        return combine(level, result, [(a, value_b), (b, value_a)])
+    # a finite product has finite factors
+    out = np.empty((level.size + 1, *result.shape))
+    out[0] = result
+    rest = np.multiply(align(a.buffer[1:], result.ndim), value_b, out[1:])
+    rest += align(b.buffer[1:], result.ndim) * value_a
+    return DualArray(out, level)
 
 
 @rule(np.divide)
 def _divide(level: Level, a: Any, b: Any) -> Any:
+    """d(a/b) = (da - (a/b) db) / b; a finite ratio has a denominator that is not zero."""
     if not level.owns(b):
-        return DualArray(align(a.buffer, np.ndim(b)) / b, level)
+        return _scaled_down(level, a, b)
     value_a, value_b = level.value(a), b.buffer[0, ...]
     ratio = value_a / value_b
+    if type(ratio) is DualArray or not all_finite(ratio):
+        with np.errstate(all="ignore"):
+            inverse = 1.0 / value_b
+            terms = [(b, -ratio * inverse)]
+            if level.owns(a):
+                terms.append((a, inverse))
+            return combine(level, ratio, terms)
+    out = np.empty((level.size + 1, *ratio.shape))
+    out[0] = ratio
+    rest = np.multiply(align(b.buffer[1:], ratio.ndim), ratio, out[1:])
+    if level.owns(a):
+        np.subtract(align(a.buffer[1:], ratio.ndim), rest, rest)
+    else:
+        np.negative(rest, rest)
+    rest /= value_b
+    return DualArray(out, level)
+
+
+def _scaled_down(level: Level, a: Any, b: Any) -> Any:
+    buffer = align(a.buffer, np.ndim(b))
+    if type(buffer) is not np.ndarray or type(b) is DualArray or np.all(b):
+        return DualArray(buffer / b, level)
+    ratio = a.buffer[0, ...] / b
     with np.errstate(all="ignore"):
-        inverse = 1.0 / value_b
-        terms = [(b, -ratio * inverse)]
-        if level.owns(a):
-            terms.append((a, inverse))
-        return combine(level, ratio, terms)
+        return combine(level, ratio, [(a, np.divide(1.0, b))])
 
 
-@rule(np.positive, np.conjugate, np.real)
+@rule(np.positive, np.conjugate, np.real, np.real_if_close)
 def _same(level: Level, x: Any) -> Any:
     return x.copy()
 
@@ -189,8 +260,10 @@ def _power(level: Level, a: Any, b: Any) -> Any:
             return np.square(a)
         if b == 0.5:
             return np.sqrt(a)
+        if b == 1:
+            return a.copy()
     value_a, value_b = level.value(a), level.value(b)
-    result = value_a**value_b
+    result = np.power(value_a, value_b)
     terms = []
     with np.errstate(all="ignore"):
         if level.owns(a):
@@ -205,35 +278,35 @@ def _power(level: Level, a: Any, b: Any) -> Any:
 
 _LN2, _LN10 = np.log(2.0), np.log(10.0)
 
-elementwise(np.exp, lambda x, y: y)
-elementwise(np.exp2, lambda x, y: y * _LN2)
-elementwise(np.expm1, lambda x, y: y + 1.0)
-elementwise(np.log, lambda x, y: 1.0 / x)
-elementwise(np.log2, lambda x, y: 1.0 / (x * _LN2))
-elementwise(np.log10, lambda x, y: 1.0 / (x * _LN10))
-elementwise(np.log1p, lambda x, y: 1.0 / (1.0 + x))
+elementwise(np.exp, lambda x, y: y, tame=True)
+elementwise(np.exp2, lambda x, y: y * _LN2, tame=True)
+elementwise(np.expm1, lambda x, y: y + 1.0, tame=True)
+elementwise(np.log, lambda x, y: 1.0 / x, tame=True)
+elementwise(np.log2, lambda x, y: 1.0 / (x * _LN2), tame=True)
+elementwise(np.log10, lambda x, y: 1.0 / (x * _LN10), tame=True)
+elementwise(np.log1p, lambda x, y: 1.0 / (1.0 + x), tame=True)
 elementwise(np.sqrt, lambda x, y: 0.5 / y)
 elementwise(np.cbrt, lambda x, y: 1.0 / (3.0 * y * y))
-elementwise(np.square, lambda x, y: 2.0 * x)
+elementwise(np.square, lambda x, y: 2.0 * x, tame=True)
 elementwise(np.reciprocal, lambda x, y: -y * y)
-elementwise(np.sin, lambda x, y: np.cos(x))
-elementwise(np.cos, lambda x, y: -np.sin(x))
-elementwise(np.tan, lambda x, y: 1.0 + y * y)
+elementwise(np.sin, lambda x, y: np.cos(x), tame=True)
+elementwise(np.cos, lambda x, y: -np.sin(x), tame=True)
+elementwise(np.tan, lambda x, y: 1.0 + y * y, tame=True)
 elementwise(np.arcsin, lambda x, y: 1.0 / np.sqrt((1.0 - x) * (1.0 + x)))
 elementwise(np.arccos, lambda x, y: -1.0 / np.sqrt((1.0 - x) * (1.0 + x)))
-elementwise(np.arctan, lambda x, y: 1.0 / (1.0 + x * x))
-elementwise(np.sinh, lambda x, y: np.cosh(x))
-elementwise(np.cosh, lambda x, y: np.sinh(x))
-elementwise(np.tanh, lambda x, y: 1.0 - y * y)
-elementwise(np.arcsinh, lambda x, y: 1.0 / np.hypot(x, 1.0))
+elementwise(np.arctan, lambda x, y: 1.0 / (1.0 + x * x), tame=True)
+elementwise(np.sinh, lambda x, y: np.cosh(x), tame=True)
+elementwise(np.cosh, lambda x, y: np.sinh(x), tame=True)
+elementwise(np.tanh, lambda x, y: 1.0 - y * y, tame=True)
+elementwise(np.arcsinh, lambda x, y: 1.0 / np.hypot(x, 1.0), tame=True)
 elementwise(np.arccosh, lambda x, y: 1.0 / np.sqrt((x - 1.0) * (x + 1.0)))
 elementwise(np.arctanh, lambda x, y: 1.0 / ((1.0 - x) * (1.0 + x)))
-elementwise(np.absolute, lambda x, y: np.sign(x))
-elementwise(np.fabs, lambda x, y: np.sign(x))
-elementwise(np.deg2rad, lambda x, y: np.pi / 180.0)
-elementwise(np.radians, lambda x, y: np.pi / 180.0)
-elementwise(np.rad2deg, lambda x, y: 180.0 / np.pi)
-elementwise(np.degrees, lambda x, y: 180.0 / np.pi)
+elementwise(np.absolute, lambda x, y: np.sign(x), tame=True)
+elementwise(np.fabs, lambda x, y: np.sign(x), tame=True)
+elementwise(np.deg2rad, lambda x, y: np.pi / 180.0, tame=True)
+elementwise(np.radians, lambda x, y: np.pi / 180.0, tame=True)
+elementwise(np.rad2deg, lambda x, y: 180.0 / np.pi, tame=True)
+elementwise(np.degrees, lambda x, y: 180.0 / np.pi, tame=True)
 
 # --- two arguments; a tie of maximum or minimum shares the derivative equally, as JAX does ----------------
 
