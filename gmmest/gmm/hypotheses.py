@@ -58,7 +58,7 @@ def linear_hypotheses(text: str, names: tuple[str, ...]) -> tuple[Array, Array]:
         for sign, side in zip((1.0, -1.0), sides, strict=False):
             total += sign * _linear(_parsed(side), names, quoted)
         rows.append(total[:-1])
-        values.append(-total[-1])
+        values.append(0.0 - total[-1])
     restriction = np.stack(rows)
     if np.linalg.matrix_rank(restriction) < len(rows):
         raise _refused(

@@ -51,6 +51,8 @@ def covariance(
     used = inverse_weight(s, moment_names) if kind == "efficient" else weight
     white = used.whiten(jacobian)
     scale = np.sqrt(np.sum(np.square(white), axis=0))
+    if not np.all(scale > 0) or not np.all(np.isfinite(white)):
+        return np.full((jacobian.shape[1],) * 2, np.nan)  # the certificate says why
     q, r = np.linalg.qr(white / scale)
     bread = np.linalg.solve(r, np.eye(r.shape[0]))
     if kind == "sandwich":

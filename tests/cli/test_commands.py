@@ -1,0 +1,277 @@
+"""The commands as a person or a script meets them: output, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from gmmest_cli.main import GRADS, _run
+
+from gmmest.derivatives.backends import BACKENDS
+
+ROOT = Path(__file__).parents[2]
+LOGIT = str(ROOT / "configs" / "logit.yaml")
+OVERIDENTIFIED = str(ROOT / "configs" / "overidentified.yaml")
+VERIFIED, BAD_INPUT, NOT_VERIFIED = 0, 2, 3
+
+GREENE = {
+    "asc_air": 5.207443298666677,
+    "asc_train": 3.869042701532174,
+    "asc_bus": 3.163194211867219,
+    "gc": -0.01550152531610885,
+    "ttme": -0.09612479610477755,
+    "hinc_air": 0.01328702625060322,
+}
+ROBUST = {
+    "asc_air": 0.978815810049758,
+    "asc_train": 0.5174582750421762,
+    "asc_bus": 0.5462579597509118,
+    "gc": 0.004947554972965785,
+    "ttme": 0.01506020287701885,
+    "hinc_air": 0.009273404858713087,
+}
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = _run(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def travel_mode(folder: Path, **edits: str) -> Path:
+    """The travel-mode job in a folder of its own, with pieces of text replaced in data and configuration."""
+    data = (ROOT / "data" / "travel_mode.csv").read_text()
+    config = Path(LOGIT).read_text().replace("../data/travel_mode.csv", "rows.csv")
+    for old, new in edits.items():
+        before, after = old.replace("__", " "), new
+        if before in config:
+            config = config.replace(before, after)
+    (folder / "rows.csv").write_text(data)
+    path = folder / "job.yaml"
+    path.write_text(config)
+    return path
+
+
+def edit_rows(folder: Path, row: int, column: str, value: str) -> None:
+    """Put a value into one data row (from 1) of rows.csv."""
+    lines = (folder / "rows.csv").read_text().splitlines()
+    header = lines[0].split(",")
+    cells = lines[row].split(",")
+    cells[header.index(column)] = value
+    lines[row] = ",".join(cells)
+    (folder / "rows.csv").write_text("\n".join(lines) + "\n")
+
+
+# --- fit -------------------------------------------------------------------------------------------
+
+
+def test_fit_prints_greenes_table_with_the_verdict_first(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "fit", LOGIT)
+    assert code == VERIFIED
+    assert err == ""
+    assert out.startswith("verified: remaining Newton step ")
+    for name, value in GREENE.items():
+        assert re.search(rf"{name}\s+{value:.6g}\s", out), name
+
+
+@pytest.mark.parametrize("grad", ["forward", "jax", "jax-forward", "analytic", "complex", "auto"])
+def test_json_has_the_certified_digits(capsys: pytest.CaptureFixture[str], grad: str) -> None:
+    code, out, _ = run(capsys, "fit", LOGIT, "--json", "--grad", grad)
+    assert code == VERIFIED
+    answer = json.loads(out)
+    assert answer["params"] == pytest.approx(GREENE, rel=1e-12)
+    assert answer["bse"] == pytest.approx(ROBUST, rel=1e-10)
+    assert answer["loglike"] == pytest.approx(-199.1283687159816, rel=1e-12)
+    assert answer["grad"] == ("analytic" if grad == "auto" else grad)
+
+
+def test_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "fit", OVERIDENTIFIED, "--json")
+    answer = json.loads(out)
+    assert code == VERIFIED
+    promised = {"params", "bse", "criterion", "j_test", "n_obs", "n_moments", "n_rows", "verified", "certificate"}
+    promised |= {"grad", "optimizer", "evaluations", "seconds", "loglike", "manifest"}
+    assert promised <= set(answer)
+    assert set(answer["j_test"]) == {"stat", "df", "pvalue"}
+    assert answer["j_test"]["df"] == answer["n_moments"] - len(answer["params"]) == 2
+    assert {"remaining_step_se", "condition", "rank", "reasons"} <= set(answer["certificate"])
+    assert (answer["n_obs"], answer["n_rows"]) == (210, 840)
+    assert set(answer["manifest"]) == {"versions", "data_sha256", "config_sha256", "threads"}
+    assert all(len(answer["manifest"][key]) == 64 for key in ("data_sha256", "config_sha256"))
+
+
+def test_a_just_identified_fit_has_no_j_test(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "fit", LOGIT, "--json")
+    assert json.loads(out)["j_test"] is None
+
+
+def test_set_overrides_one_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "fit", LOGIT, "--json", "--set", "estimation.optimizer=bfgs")
+    assert code == VERIFIED
+    assert json.loads(out)["optimizer"] == "bfgs"
+
+
+def test_the_command_offers_exactly_the_backends_that_have_a_name() -> None:
+    assert set(GRADS) == set(BACKENDS)
+
+
+def test_a_fit_that_is_cut_short_says_so_first_and_exits_with_3(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--set", "estimation.optimizer=nelder-mead", "--set", "estimation.maxiter=1"]
+    code, out, _ = run(capsys, "fit", OVERIDENTIFIED, *arguments, "--set", "estimation.start={ttme: -3.0}")
+    assert code == NOT_VERIFIED
+    assert out.startswith("NOT VERIFIED: ")
+
+
+# --- bad input: one clear message each, exit code 2 ----------------------------------------------------
+
+
+def test_a_typo_in_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = travel_mode(tmp_path, optimizer="optimiser")
+    code, out, err = run(capsys, "fit", str(job))
+    assert (code, out) == (BAD_INPUT, "")
+    assert err.count("E1") == 1
+    line = 1 + next(i for i, text in enumerate(job.read_text().splitlines()) if "optimiser:" in text)
+    assert f"line {line}" in err
+    assert "optimizer" in err
+
+
+def test_text_in_a_column_of_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = travel_mode(tmp_path)
+    edit_rows(tmp_path, 7, "gc", "1,234.5".replace(",", ";"))
+    code, out, err = run(capsys, "fit", str(job))
+    assert (code, out) == (BAD_INPUT, "")
+    assert err.count("E311") == 1
+    assert "gc" in err
+    assert "row 7" in err
+    assert "1;234.5" in err
+    assert "rows.csv" in err
+
+
+def test_a_choice_set_with_two_chosen_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = travel_mode(tmp_path)
+    edit_rows(tmp_path, 1, "choice", "1")
+    code, out, err = run(capsys, "fit", str(job))
+    assert (code, out) == (BAD_INPUT, "")
+    assert err.count("E302") == 1
+    assert "1 (2 chosen)" in err
+    assert "rows 1-4" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "absent.yaml"], "absent.yaml"),
+        (["fit", LOGIT, "--grad", "fwd"], "'fwd' is not one of"),
+        (["fit"], "Missing argument 'CONFIG'"),
+        (["fit", LOGIT, "--set", "estimation.grad=fwd"], "forward"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_bad_calls_exit_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (BAD_INPUT, "")
+    assert said in err
+
+
+def test_an_income_that_does_not_vary_within_sets_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = travel_mode(tmp_path)
+    job.write_text(job.read_text().replace("      only: air", "      name: income"))
+    code, _, err = run(capsys, "fit", str(job))
+    assert code == BAD_INPUT
+    assert "E203 income does not vary inside any choice set" in err
+
+
+# --- the run folder --------------------------------------------------------------------------------------
+
+
+def test_out_writes_the_run_and_never_overwrites_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "runs" / "first"
+    assert run(capsys, "fit", LOGIT, "--out", str(folder))[0] == VERIFIED
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "result.json", "summary.txt"]
+    kept = json.loads((folder / "result.json").read_text())
+    assert kept["params"] == pytest.approx(GREENE, rel=1e-12)
+    assert (folder / "summary.txt").read_text().startswith("verified")
+
+    code, _, err = run(capsys, "fit", LOGIT, "--out", str(folder), "--set", "estimation.optimizer=bfgs")
+    assert code == BAD_INPUT
+    assert "E508" in err
+    assert json.loads((folder / "result.json").read_text())["optimizer"] == kept["optimizer"]
+    assert run(capsys, "fit", LOGIT, "--out", str(folder), "--force")[0] == VERIFIED
+
+
+def test_a_link_in_the_place_of_an_output_is_not_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "result.json").symlink_to(victim)
+    code, _, err = run(capsys, "fit", LOGIT, "--out", str(folder), "--force")
+    assert code == BAD_INPUT
+    assert "E507" in err
+    assert victim.read_text() == "mine"
+
+
+def test_no_room_for_the_result_leaves_the_old_one_and_exits_with_4(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "gmmest_cli", "fit", LOGIT, "--out", str(folder)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == VERIFIED
+    before = (folder / "result.json").read_text()
+    limited = f"ulimit -f 0; exec {' '.join(command)} --force"
+    full = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+    assert full.returncode == 4, full.stderr
+    assert "E501" in full.stderr
+    assert (folder / "result.json").read_text() == before
+    assert len(list(folder.iterdir())) == 3
+
+
+# --- compare -----------------------------------------------------------------------------------------------
+
+
+def test_compare_prints_a_row_for_each_backend(capsys: pytest.CaptureFixture[str]) -> None:
+    grads = ["fd", "fd-central", "forward", "jax", "analytic"]
+    options = [text for name in grads for text in ("--grad", name)]
+    code, out, _ = run(capsys, "compare", OVERIDENTIFIED, *options, "--rounds", "2")
+    assert code == VERIFIED
+    for name in grads:
+        assert re.search(rf"^ {name}\s+[\d.]+ ms", out, re.MULTILINE), name
+
+
+def test_compare_measures_errors_and_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(
+        capsys, "compare", OVERIDENTIFIED, "--grad", "fd", "--grad", "forward", "--rounds", "2", "--json"
+    )
+    answer = json.loads(out)
+    by_name = {row["grad"]: row for row in answer["backends"]}
+    assert code == VERIFIED
+    assert answer["reference"] == "complex"
+    assert by_name["forward"]["max_relative_error"] < 1e-12
+    assert 1e-12 < by_name["fd"]["max_relative_error"] < 1e-5
+    assert by_name["forward"]["digits"] > 10 > by_name["fd"]["digits"]
+
+
+# --- interruption ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_an_interrupt_exits_with_130() -> None:
+    command = [sys.executable, "-m", "gmmest_cli", "compare", str(ROOT / "configs" / "seed.yaml")]
+    with subprocess.Popen(
+        [*command, "--rounds", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(3.0)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    assert "Traceback" not in err
