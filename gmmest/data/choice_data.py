@@ -9,145 +9,50 @@ Nothing is guessed and nothing is dropped silently: what is done to the rows sta
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gmmest.data.array_door import read_design, require_one_door, strict_chosen, strict_matrix, strict_offsets
+from gmmest.data.block import Block
 from gmmest.data.columns import (
     BoolArray,
-    Coded,
     FloatArray,
     IntArray,
     absent,
     accept,
     as_float64,
-    code_ids,
     content_hash,
     did_you_mean,
-    index_ranges,
     not_finite,
     open_frame,
     place,
     quoted,
     read_column,
     read_only,
-    refuse_duplicates,
     require_choice,
     row_ranges,
-    strict_array,
-    zero_one,
+)
+from gmmest.data.frame_door import (
+    SHOWN,
+    bad_sets,
+    contiguous,
+    moved_note,
+    no_sets,
+    read_structure,
+    repeated_alternatives,
+    rows_of,
 )
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
 
 if TYPE_CHECKING:
     import narwhals.stable.v2 as nw
 
-__all__ = ["Block", "ChoiceData", "block_ranges"]
-
-SHOWN = 5  # ids that a message lists before it counts the rest
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Block:
-    """A range of whole choice sets, as views of the full arrays.
-
-    Parameters
-    ----------
-    features : (n, P) float64
-        X; C-contiguous, aligned, read-only.
-    instruments : (n, M) float64
-        Z, or the moment differences D where nothing is observed.
-    chosen : (n,) float64
-        1.0 in the chosen row of every set, 0.0 elsewhere; all zero where nothing is observed, so
-        that ``Z'(s - y)`` is ``D's``.
-    offsets : (N + 1,) int64
-        Set ``i`` is rows ``offsets[i]:offsets[i + 1]`` of the block; starts at 0.
-    """
-
-    features: FloatArray
-    instruments: FloatArray
-    chosen: FloatArray
-    offsets: IntArray
-
-    @property
-    def n_sets(self) -> int:
-        """Number of choice sets, N."""
-        return len(self.offsets) - 1
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows, n."""
-        return len(self.features)
-
-    def part(self, start: int, stop: int) -> Block:
-        """Choice sets ``start:stop`` as views; only the offsets are new.
-
-        Raises
-        ------
-        ConfigError
-            E102: not ``0 <= start < stop <= n_sets``.
-
-        Examples
-        --------
-        >>> data = ChoiceData.from_arrays(features=np.eye(4), chosen=[1, 0, 0, 1], offsets=[0, 2, 4])
-        >>> data.block().part(1, 2).offsets
-        array([0, 2])
-        """
-        if not 0 <= start < stop <= self.n_sets:
-            what = f"no choice sets {start}:{stop} among {self.n_sets:,}"
-            raise ConfigError(Complaint("E102", what))
-        bounds = self.offsets[start : stop + 1]
-        rows = slice(int(bounds[0]), int(bounds[-1]))
-        features = self.features[rows]
-        # Instruments that are the features stay so: it saves a second matrix product.
-        instruments = features if self.instruments is self.features else self.instruments[rows]
-        return Block(features, instruments, self.chosen[rows], read_only(bounds - bounds[0]))
-
-
-def block_ranges(offsets: IntArray, rows_per_block: int) -> list[tuple[int, int]]:
-    """Ranges of whole choice sets with nearly equal numbers of rows.
-
-    With ``k = ceil(n / rows_per_block)``, cut ``j`` is the set boundary nearest to row ``j n / k``;
-    cuts that coincide are one.  A function of its two arguments alone, in integers, so that every
-    machine and every number of workers cuts alike.
-
-    Parameters
-    ----------
-    offsets : (N + 1,) int64
-        Strictly increasing, from 0 to the number of rows n.
-    rows_per_block : int
-        Rows aimed at, at least 1.  A block has at most one largest set more or less than ``n / k``.
-
-    Returns
-    -------
-    list of (start, stop)
-        Ranges of sets: together all N sets in order, none empty.
-
-    Raises
-    ------
-    ConfigError
-        E102: ``rows_per_block`` below 1.
-
-    Examples
-    --------
-    >>> block_ranges(np.array([0, 4, 8, 12, 16]), rows_per_block=8)
-    [(0, 2), (2, 4)]
-    """
-    if rows_per_block < 1:
-        raise ConfigError(Complaint("E102", f"rows_per_block={rows_per_block}: expected at least 1"))
-    n_sets, n_rows = offsets.shape[0] - 1, int(offsets[-1])
-    n_blocks = -(-n_rows // rows_per_block)
-    aims = np.array([j * n_rows // n_blocks for j in range(1, n_blocks)], dtype=np.int64)
-    above = np.searchsorted(offsets, aims)
-    below = np.maximum(above - 1, 0)
-    nearest = np.where(aims - offsets[below] < offsets[above] - aims, below, above)
-    cuts = np.unique(np.concatenate(([0], nearest, [n_sets]))).tolist()
-    return list(itertools.pairwise(cuts))
+__all__ = ["ChoiceData"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,17 +168,17 @@ class ChoiceData:
         require_choice("on_bad_sets", on_bad_sets, ("error", "drop"))
         require_choice("missing", missing, ("error", "drop_set"))
         opened = open_frame(frame, source)
-        sets, alternatives, picked = _read_structure(opened, case, alternative, chosen, source)
-        order, offsets = _contiguous(sets)
+        sets, alternatives, picked = read_structure(opened, case, alternative, chosen, source)
+        order, offsets = contiguous(sets)
         values = picked[order]
         bad = np.add.reduceat(values, offsets[:-1]) != 1.0
         complaints: list[Complaint] = []
         if bad.any() and on_bad_sets == "error":
-            rows = order[_rows_of(np.flatnonzero(bad)[:SHOWN], offsets)]
+            rows = order[rows_of(np.flatnonzero(bad)[:SHOWN], offsets)]
             where = place(source, chosen, row_ranges(rows))
-            complaints.append(_bad_sets("E302", bad, values, offsets, sets.values, where))
+            complaints.append(bad_sets("E302", bad, values, offsets, sets.values, where))
         if alternatives is not None:
-            complaints += _repeated_alternatives(
+            complaints += repeated_alternatives(
                 sets.codes, sets.values, alternatives, place(source, alternative or "")
             )
         if complaints:
@@ -287,13 +192,13 @@ class ChoiceData:
             instrument_names=(),
             ids=read_only(sets.values),
             labels=() if alternatives is None else tuple(str(label) for label in alternatives.values),
-            notes=_moved_note(order),
+            notes=moved_note(order),
             source=source,
             _alternative=None if alternatives is None else read_only(alternatives.codes[order]),
             _origin=_Origin(opened, read_only(order), missing),
         )
         if bad.any():
-            dropped = _bad_sets("W302", bad, values, offsets, sets.values, "")
+            dropped = bad_sets("W302", bad, values, offsets, sets.values, "")
             data = data._keep(~bad, f"{dropped.code} dropped {dropped.what}")
         return data._without_single_alternatives()
 
@@ -351,9 +256,9 @@ class ChoiceData:
         >>> data.n_sets, data.feature_names, data.instruments is data.features
         (2, ('x0', 'x1', 'x2', 'x3'), True)
         """
-        _require_one_door(chosen, instruments, moment_differences)
+        require_one_door(chosen, instruments, moment_differences)
         complaints: list[Complaint] = []
-        design = _read_design(
+        design = read_design(
             features,
             instruments if moment_differences is None else moment_differences,
             "instruments" if moment_differences is None else "moment_differences",
@@ -362,10 +267,10 @@ class ChoiceData:
             complaints,
         )
         n_rows = None if design is None else design.features.shape[0]
-        bounds = accept(_strict_offsets(offsets, n_rows), complaints)
+        bounds = accept(strict_offsets(offsets, n_rows), complaints)
         picked = None
         if chosen is not None:
-            picked = accept(_strict_chosen(chosen, n_rows, bounds), complaints)
+            picked = accept(strict_chosen(chosen, n_rows, bounds), complaints)
         if complaints or design is None or bounds is None:
             raise DataError(complaints)
         data = cls(
@@ -576,7 +481,7 @@ class ChoiceData:
         return Block(X, Z, self.chosen, self.offsets)
 
     def _matrix(self, value: ArrayLike, name: str) -> FloatArray | Complaint:
-        matrix = _matrix(read_only(np.asanyarray(value)), name)  # read-only, and so shared
+        matrix = strict_matrix(read_only(np.asanyarray(value)), name)  # read-only, and so shared
         if not isinstance(matrix, Complaint) and len(matrix) != self.n_rows:
             what = f"{name} has {plural(len(matrix), 'row')}, the data have {self.n_rows:,}"
             return Complaint("E307", what, name)
@@ -626,7 +531,7 @@ class ChoiceData:
         """Select the sets where `keep` holds, with a note on why the others are gone."""
         notes = (*self.notes, note)
         if not keep.any():
-            raise _no_sets(self.source, notes)
+            raise no_sets(self.source, notes)
         sizes = np.diff(self.offsets)
         rows = np.repeat(keep, sizes)
         features, instruments = self.features, self.instruments
@@ -650,245 +555,3 @@ class ChoiceData:
             _alternative=alternative,
             _origin=self._origin and replace(self._origin, rows=read_only(self._origin.rows[rows])),
         )
-
-
-# --- the frame door ----------------------------------------------------------------------------
-
-
-def _read_structure(
-    frame: nw.DataFrame[Any], case: str, alternative: str | None, chosen: str, source: str
-) -> tuple[Coded, Coded | None, FloatArray]:
-    """Ids of the sets, alternatives and choices, row by row; all complaints about them together."""
-    roles = {"case": case, "chosen": chosen}
-    if alternative is not None:
-        roles["alternative"] = alternative
-    complaints = [
-        absent(name, frame.columns, source, role) for role, name in roles.items() if name not in frame.columns
-    ]
-    if complaints:
-        raise DataError(complaints)
-    if len(frame) == 0:
-        raise _no_sets(source, ("the table has no rows",))
-    coded: dict[str, Coded] = {}
-    picked: FloatArray | None = None
-    for role, name in roles.items():
-        column = read_column(frame, name, source)
-        if isinstance(column, Complaint):
-            if role == "chosen":
-                complaints.append(replace(column, code="E303", next="write 1 and 0 in the whole column"))
-            else:
-                complaints.append(replace(column, code="E312", next="convert the column to text"))
-        elif role == "chosen":
-            picked = accept(zero_one(column, name, source), complaints)
-        else:
-            ids = code_ids(column, name, source)
-            if isinstance(ids, Coded):
-                coded[role] = ids
-            else:
-                complaints += ids
-    if "case" in coded and "alternative" in coded and complaints:
-        where = place(source, roles["alternative"])
-        complaints += _repeated_alternatives(
-            coded["case"].codes, coded["case"].values, coded["alternative"], where
-        )
-    if complaints or picked is None:
-        raise DataError(complaints)
-    return coded["case"], coded.get("alternative"), picked
-
-
-def _contiguous(sets: Coded) -> tuple[IntArray, IntArray]:
-    """Find the stable order that makes every set one range, and the offsets of the ranges."""
-    codes = sets.codes
-    sizes = np.bincount(codes, minlength=sets.values.size)
-    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    lie_together = bool(np.all(codes[1:] >= codes[:-1]))
-    order = np.arange(codes.size) if lie_together else np.argsort(codes, kind="stable")
-    return order.astype(np.int64, copy=False), offsets
-
-
-def _moved_note(order: IntArray) -> tuple[str, ...]:
-    moved = int(np.count_nonzero(order != np.arange(order.size)))
-    if not moved:
-        return ()
-    were = "was" if moved == 1 else "were"
-    return (
-        f"W304 {moved:,} of {plural(order.size, 'row')} {were} moved so that every choice set is contiguous",
-    )
-
-
-def _rows_of(sets: IntArray, offsets: IntArray) -> IntArray:
-    return np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in sets])
-
-
-def _bad_sets(
-    code: str, bad: BoolArray, chosen: FloatArray, offsets: IntArray, ids: NDArray[Any], where: str
-) -> Complaint:
-    """Describe the sets without exactly one chosen row; the *what* also serves as a note."""
-    found = np.flatnonzero(bad)
-    listed: list[str] = []
-    for i in found[:SHOWN]:
-        count = int(chosen[offsets[i] : offsets[i + 1]].sum())
-        listed.append(f"{printable(ids[i])} ({count or 'none'} chosen)")
-    more = " ..." if found.size > SHOWN else ""
-    what = f"choice sets without exactly one chosen row: {', '.join(listed)}{more}"
-    counted = f"{found.size:,} of {plural(bad.size, 'set')}"
-    return Complaint(
-        code, f"{what}; {counted}", where, "fix the column, or drop such sets with  on_bad_sets: drop"
-    )
-
-
-def _repeated_alternatives(
-    set_codes: IntArray, ids: NDArray[Any], alternatives: Coded, where: str
-) -> list[Complaint]:
-    """E305: an alternative that stands twice in one set."""
-    # One integer for each pair; at most (rows)**2 < 2**63, because neither count exceeds the rows.
-    pairs = set_codes * alternatives.values.size + alternatives.codes
-    ordered = np.sort(pairs)
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if twice.size == 0:
-        return []
-    listed = [
-        f"{printable(alternatives.values[pair % alternatives.values.size])} "
-        f"in set {printable(ids[pair // alternatives.values.size])}"
-        for pair in twice[:SHOWN]
-    ]
-    more = f" ... ({twice.size:,} in all)" if twice.size > SHOWN else ""
-    what = f"an alternative more than once in a choice set: {', '.join(listed)}{more}"
-    rows = row_ranges(np.flatnonzero(np.isin(pairs, twice[:SHOWN])))
-    advice = "remove the repeated rows, or correct the ids if they are two choice sets"
-    return [Complaint("E305", what, f"{where}, {rows}", advice)]
-
-
-def _no_sets(source: str, reasons: Sequence[str]) -> DataError:
-    what = "no choice set is left"
-    return DataError(Complaint("E306", f"{what}: {'; '.join(reasons)}", place(source), "check the data"))
-
-
-# --- the array door ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Design:
-    features: FloatArray
-    instruments: FloatArray
-    feature_names: tuple[str, ...]
-    instrument_names: tuple[str, ...]
-
-
-def _require_one_door(chosen: object, instruments: object, moment_differences: object) -> None:
-    if (chosen is None) == (moment_differences is None):
-        given = "neither was given" if chosen is None else "both were given"
-        what = f"exactly one of chosen and moment_differences is needed; {given}"
-        advice = "give chosen where choices were observed, moment_differences where g = D's/N"
-        raise ConfigError(Complaint("E102", what, "ChoiceData.from_arrays", advice))
-    if instruments is not None and moment_differences is not None:
-        what = "instruments and moment_differences are two names of one matrix; give one of them"
-        raise ConfigError(Complaint("E102", what, "ChoiceData.from_arrays"))
-
-
-def _read_design(
-    features: ArrayLike,
-    instruments: ArrayLike | None,
-    second: str,
-    feature_names: Sequence[str] | None,
-    instrument_names: Sequence[str] | None,
-    complaints: list[Complaint],
-) -> _Design | None:
-    """X, Z and their names; what is wrong with them is put with the complaints."""
-    X = accept(_matrix(features, "features"), complaints)
-    Z = X if instruments is None else accept(_matrix(instruments, second), complaints)
-    if X is not None and Z is not None and X.shape[0] != Z.shape[0]:
-        what = f"{second} has {plural(Z.shape[0], 'row')}, features has {X.shape[0]:,}"
-        complaints.append(Complaint("E307", what, second, "give one row for each alternative of each set"))
-        return None
-    if X is None or Z is None:
-        return None
-    columns = accept(_names(feature_names, "x", X.shape[1], "feature_names"), complaints)
-    if instruments is None and instrument_names is None:
-        others = columns
-    else:
-        others = accept(_names(instrument_names, "z", Z.shape[1], "instrument_names"), complaints)
-    if columns is None or others is None:
-        return None
-    if Z is not X:
-        shared = sorted(set(columns) & set(others))
-        unlike = [n for n in shared if not np.array_equal(X[:, columns.index(n)], Z[:, others.index(n)])]
-        if unlike:
-            what = (
-                f"names that stand for a feature and for a different instrument: {some(map(quoted, unlike))}"
-            )
-            complaints.append(Complaint("E314", what, "instrument_names", "give them different names"))
-    return _Design(X, Z, columns, others)
-
-
-def _matrix(value: ArrayLike, name: str) -> FloatArray | Complaint:
-    matrix = strict_array(value, name, 2)
-    if not isinstance(matrix, Complaint) and matrix.shape[1] == 0:
-        return Complaint("E307", f"{name} has shape {matrix.shape}: no columns", name, "give at least one")
-    return matrix
-
-
-def _names(
-    given: Sequence[str] | None, letter: str, width: int, argument: str
-) -> tuple[str, ...] | Complaint:
-    if given is None:
-        return tuple(f"{letter}{j}" for j in range(width))
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
-        return Complaint("E307", f"{argument} must be a list of text, got {printable(given)}", argument)
-    names = tuple(given)
-    if len(names) != width:
-        what = f"{argument} has {plural(len(names), 'name')} for {plural(width, 'column')}"
-        return Complaint("E307", what, argument, "give one name for each column")
-    try:
-        refuse_duplicates(names, argument)
-    except DataError as error:
-        return error.complaints[0]
-    return names
-
-
-def _strict_offsets(offsets: ArrayLike, n_rows: int | None) -> IntArray | Complaint:
-    array = np.asarray(offsets)
-    advice = "set i is rows offsets[i]:offsets[i + 1]; begin with 0 and end with the number of rows"
-    if array.ndim != 1 or array.dtype.kind not in "iu" or array.size == 0:
-        what = f"offsets must be a list of integers, got dtype {array.dtype} and shape {array.shape}"
-        return Complaint("E308", what, "offsets", advice)
-    if array.size == 1:
-        return Complaint("E306", "there are no choice sets: offsets has one entry", "offsets", advice)
-    if array[0] != 0:
-        return Complaint("E308", f"offsets must start at 0, found {array[0]}", "offsets[0]", advice)
-    falling = np.flatnonzero(array[1:] <= array[:-1])
-    if falling.size:
-        i = int(falling[0])
-        what = f"offsets must increase: offsets[{i}] = {array[i]}, offsets[{i + 1}] = {array[i + 1]}"
-        if array[i] == array[i + 1]:
-            what += f", so set {i} has no rows"
-        return Complaint("E308", what, f"offsets[{i + 1}]", advice)
-    if n_rows is not None and array[-1] != n_rows:
-        what = f"offsets must end with the number of rows, {n_rows:,}; found {array[-1]}"
-        return Complaint("E308", what, f"offsets[{array.size - 1}]", advice)
-    return cast(IntArray, read_only(array.astype(np.int64)))
-
-
-def _strict_chosen(chosen: ArrayLike, n_rows: int | None, offsets: IntArray | None) -> FloatArray | Complaint:
-    picked = strict_array(chosen, "chosen", 1)
-    if isinstance(picked, Complaint):
-        return picked if picked.code == "E307" else replace(picked, code="E303")
-    if n_rows is not None and picked.size != n_rows:
-        return Complaint(
-            "E307", f"chosen has {plural(picked.size, 'row')}, features has {n_rows:,}", "chosen"
-        )
-    bad = np.flatnonzero((picked != 0.0) & (picked != 1.0))
-    if bad.size:
-        what = (
-            f"chosen must be 0 or 1, found {picked[bad[0]]:g}; {bad.size:,} of {plural(picked.size, 'row')}"
-        )
-        return Complaint("E303", what, index_ranges("chosen", bad), "write 1 in the chosen row, 0 elsewhere")
-    if offsets is None or int(offsets[-1]) != picked.size:
-        return picked
-    wrong = np.add.reduceat(picked, offsets[:-1]) != 1.0
-    if not wrong.any():
-        return picked
-    rows = _rows_of(np.flatnonzero(wrong)[:SHOWN], offsets)
-    ids = np.arange(offsets.size - 1)
-    complaint = _bad_sets("E302", wrong, picked, offsets, ids, index_ranges("chosen", rows))
-    return replace(complaint, next="correct chosen or offsets, or leave these sets out")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.data.choice_data import Block
+from gmmest.data.block import Block
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, IdentificationError, plural, printable, some
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.data.choice_data import Block, ChoiceData, block_ranges
+from gmmest.data.block import Block, block_ranges
+from gmmest.data.choice_data import ChoiceData
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError
 from gmmest.models.identification import check_features, check_instruments, check_overlap
@@ -80,6 +81,7 @@ class Logit:
         size = rows_per_block(len(names), len(moment_names))
         ranges = block_ranges(full.offsets, size)
         fingerprint = data.fingerprint(used_columns((*self.utility, *(self.instruments or ()))))
+        typical = _typical(full)
 
         def sample(pieces: Sequence[tuple[int, int]]) -> Sample:
             return Sample(
@@ -92,6 +94,7 @@ class Logit:
                 whole=lambda: sample([(0, full.n_sets)]),
                 notes=notes,
                 fingerprint=fingerprint,
+                typical=typical,
             )
 
         return sample(ranges)
@@ -185,6 +188,15 @@ def within(values: Array, offsets: NDArray[np.int64]) -> Array:
     means = ops.segment_sum(values, offsets) / np.diff(offsets)[:, None]
     result: Array = values - ops.segment_repeat(means, offsets)
     return result
+
+
+def _typical(full: Block) -> Array:
+    """Coefficients that make utilities differ by about one within a choice set, as powers of two."""
+    centred = within(full.features, full.offsets)
+    largest = np.abs(centred).max(axis=0)
+    spread = largest * np.sqrt(np.mean(np.square(centred / largest), axis=0))
+    typical: Array = np.exp2(-np.round(np.log2(spread)))
+    return typical
 
 
 def _share_cross(shares: Array, left: Array, right: Array, offsets: NDArray[np.int64]) -> Array:

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmmest.data.choice_data import Block, ChoiceData, block_ranges
+from gmmest.data.block import Block, block_ranges
+from gmmest.data.choice_data import ChoiceData
 from gmmest.data.columns import inexact
 from gmmest.errors import ConfigError, DataError
 

@@ -1,0 +1,112 @@
+"""Blocks: ranges of whole choice sets, as views of the full arrays, for the kernels."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from gmmest.data.columns import FloatArray, IntArray, read_only
+from gmmest.errors import Complaint, ConfigError
+
+__all__ = ["Block", "block_ranges"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A range of whole choice sets, as views of the full arrays.
+
+    Parameters
+    ----------
+    features : (n, P) float64
+        X; C-contiguous, aligned, read-only.
+    instruments : (n, M) float64
+        Z, or the moment differences D where nothing is observed.
+    chosen : (n,) float64
+        1.0 in the chosen row of every set, 0.0 elsewhere; all zero where nothing is observed, so
+        that ``Z'(s - y)`` is ``D's``.
+    offsets : (N + 1,) int64
+        Set ``i`` is rows ``offsets[i]:offsets[i + 1]`` of the block; starts at 0.
+    """
+
+    features: FloatArray
+    instruments: FloatArray
+    chosen: FloatArray
+    offsets: IntArray
+
+    @property
+    def n_sets(self) -> int:
+        """Number of choice sets, N."""
+        return len(self.offsets) - 1
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, n."""
+        return len(self.features)
+
+    def part(self, start: int, stop: int) -> Block:
+        """Choice sets ``start:stop`` as views; only the offsets are new.
+
+        Raises
+        ------
+        ConfigError
+            E102: not ``0 <= start < stop <= n_sets``.
+
+        Examples
+        --------
+        >>> from gmmest.data.choice_data import ChoiceData
+        >>> data = ChoiceData.from_arrays(features=np.eye(4), chosen=[1, 0, 0, 1], offsets=[0, 2, 4])
+        >>> data.block().part(1, 2).offsets
+        array([0, 2])
+        """
+        if not 0 <= start < stop <= self.n_sets:
+            what = f"no choice sets {start}:{stop} among {self.n_sets:,}"
+            raise ConfigError(Complaint("E102", what))
+        bounds = self.offsets[start : stop + 1]
+        rows = slice(int(bounds[0]), int(bounds[-1]))
+        features = self.features[rows]
+        # Instruments that are the features stay so: it saves a second matrix product.
+        instruments = features if self.instruments is self.features else self.instruments[rows]
+        return Block(features, instruments, self.chosen[rows], read_only(bounds - bounds[0]))
+
+
+def block_ranges(offsets: IntArray, rows_per_block: int) -> list[tuple[int, int]]:
+    """Ranges of whole choice sets with nearly equal numbers of rows.
+
+    With ``k = ceil(n / rows_per_block)``, cut ``j`` is the set boundary nearest to row ``j n / k``;
+    cuts that coincide are one.  A function of its two arguments alone, in integers, so that every
+    machine and every number of workers cuts alike.
+
+    Parameters
+    ----------
+    offsets : (N + 1,) int64
+        Strictly increasing, from 0 to the number of rows n.
+    rows_per_block : int
+        Rows aimed at, at least 1.  A block has at most one largest set more or less than ``n / k``.
+
+    Returns
+    -------
+    list of (start, stop)
+        Ranges of sets: together all N sets in order, none empty.
+
+    Raises
+    ------
+    ConfigError
+        E102: ``rows_per_block`` below 1.
+
+    Examples
+    --------
+    >>> block_ranges(np.array([0, 4, 8, 12, 16]), rows_per_block=8)
+    [(0, 2), (2, 4)]
+    """
+    if rows_per_block < 1:
+        raise ConfigError(Complaint("E102", f"rows_per_block={rows_per_block}: expected at least 1"))
+    n_sets, n_rows = offsets.shape[0] - 1, int(offsets[-1])
+    n_blocks = -(-n_rows // rows_per_block)
+    aims = np.array([j * n_rows // n_blocks for j in range(1, n_blocks)], dtype=np.int64)
+    above = np.searchsorted(offsets, aims)
+    below = np.maximum(above - 1, 0)
+    nearest = np.where(aims - offsets[below] < offsets[above] - aims, below, above)
+    cuts = np.unique(np.concatenate(([0], nearest, [n_sets]))).tolist()
+    return list(itertools.pairwise(cuts))
