@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.derivatives.analytic import with_derivative
-from gmmest.derivatives.backends import Backend, as_backend
+from gmmest.derivatives.backends import Backend, Prepared, as_backend
 from gmmest.errors import Complaint, EstimationError
 from gmmest.execution.serial import Executor, Serial, fold
 from gmmest.models.sample import MomentModel, Sample
@@ -62,6 +62,8 @@ class Moments:
         Passes over the data so far, for values or derivatives.
     grad : str
         Name of the engine that makes the derivatives.
+    exact : bool
+        Whether they are exact to rounding.
 
     Notes
     -----
@@ -84,13 +86,20 @@ class Moments:
         self.evaluations = 0
         self._watch = watch
         self._function = moment_sum(model)
-        self._prepared = chosen.prepare(self._function)
+        self._backend = chosen
+        self._typical = np.ones(len(sample.names)) if sample.typical is None else sample.typical
+        self._prepared = self._with_steps(1.0)
         self._kept: tuple[bytes, Array, Array] | None = None
 
     @property
     def grad(self) -> str:
         """Name of the engine that makes the derivatives."""
         return self._prepared.name
+
+    @property
+    def exact(self) -> bool:
+        """Whether the derivatives are exact to rounding."""
+        return self._backend.exact
 
     def value(self, theta: Array) -> Array:
         """Mean moments ``g(theta)``, (M,)."""
@@ -125,6 +134,27 @@ class Moments:
         value = self._finite(fold([part[0] for part in parts]) / n, theta)
         return value, lambda v: fold(self.executor.map(lambda part: part[1](v), parts)) / n
 
+    def jacobian_with_steps(self, theta: Array, factor: float) -> Array:
+        """G by steps of another length, (M, P): for engines that are not exact, a check of their own."""
+        prepared = self._with_steps(factor)
+        self._passed()
+        parts = self.executor.map(
+            lambda block: prepared.value_and_jacobian(theta, block)[1], self.sample.blocks
+        )
+        mean: Array = fold(parts) / self.sample.n_obs
+        return mean
+
+    def _with_steps(self, factor: float) -> Prepared:
+        """The prepared function; engines that take steps see parameters in units of what matters.
+
+        Otherwise a step that suits coefficients near one would overshoot those of columns in large
+        units, with wrong standard errors and no sign of it.
+        """
+        if self._backend.exact:
+            return self._backend.prepare(self._function)
+        unit = factor * self._typical
+        return _InUnits(self._backend.prepare(lambda z, block: self._function(unit * z, block)), unit)
+
     def total(self, function: Callable[[Any], Any]) -> Any:
         """Fold of any other sum over the blocks (covariances, log-likelihoods)."""
         return self._folded(function)
@@ -146,6 +176,26 @@ class Moments:
         raise NotFiniteError(
             Complaint("E411", f"moments {', '.join(bad[:5])} are not finite at {at}", next="start elsewhere")
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _InUnits:
+    """A prepared function of ``theta / unit`` as one of theta; exact where units are powers of two."""
+
+    prepared: Prepared
+    unit: Array
+
+    @property
+    def name(self) -> str:
+        return self.prepared.name
+
+    def value_and_jacobian(self, x: Array, *constants: Any) -> tuple[Array, Array]:
+        value, jacobian = self.prepared.value_and_jacobian(x / self.unit, *constants)
+        return value, jacobian / self.unit
+
+    def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
+        value, vjp = self.prepared.value_and_vjp(x / self.unit, *constants)
+        return value, lambda v: vjp(v) / self.unit
 
 
 class NotFiniteError(EstimationError):

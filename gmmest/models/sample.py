@@ -42,6 +42,9 @@ class Sample:
         What happened to the data on the way (rows moved, sets dropped).
     fingerprint : str
         SHA-256 of the numbers.
+    typical : array (P,), optional
+        Magnitudes of the parameters that matter, powers of two: what a step of a finite difference is
+        measured in.  By default 1 each, the user's own units.
     """
 
     names: tuple[str, ...]
@@ -53,6 +56,7 @@ class Sample:
     whole: Callable[[], Sample]
     notes: tuple[str, ...] = ()
     fingerprint: str = ""
+    typical: Array | None = None
 
     @property
     def n_obs(self) -> int:
