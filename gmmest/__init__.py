@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "ops": "gmmest.derivatives.ops",
+    "derivative": "gmmest.derivatives.operators",
+    "gradient": "gmmest.derivatives.operators",
+    "hessian": "gmmest.derivatives.operators",
+    "hvp": "gmmest.derivatives.operators",
+    "jacobian": "gmmest.derivatives.operators",
+    "jvp": "gmmest.derivatives.operators",
+    "prepare": "gmmest.derivatives.prepare",
+    "value_and_gradient": "gmmest.derivatives.operators",
     "value_and_jacobian": "gmmest.derivatives.operators",
+    "vjp": "gmmest.derivatives.operators",
     "with_derivative": "gmmest.derivatives.analytic",
     "Analytic": "gmmest.derivatives.backends",
     "Auto": "gmmest.derivatives.backends",
@@ -44,7 +53,18 @@ if TYPE_CHECKING:
     from gmmest.derivatives import ops
     from gmmest.derivatives.analytic import with_derivative
     from gmmest.derivatives.backends import Analytic, Auto, ComplexStep, FiniteDifference, ForwardDual, Jax
-    from gmmest.derivatives.operators import value_and_jacobian
+    from gmmest.derivatives.operators import (
+        derivative,
+        gradient,
+        hessian,
+        hvp,
+        jacobian,
+        jvp,
+        value_and_gradient,
+        value_and_jacobian,
+        vjp,
+    )
+    from gmmest.derivatives.prepare import prepare
     from gmmest.errors import (
         Complaint,
         ConfigError,

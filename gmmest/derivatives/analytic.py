@@ -29,8 +29,8 @@ class DifferentiableFunction:
     pullback: Callable[..., tuple[Array, Pullback]] | None = None
     name: ClassVar[str] = "analytic"
 
-    def __call__(self, x: Any, *constants: Any) -> Any:
-        return self.function(x, *constants)
+    def __call__(self, x: Any, *constants: Any, **keywords: Any) -> Any:
+        return self.function(x, *constants, **keywords)
 
     @property
     def has_jacobian(self) -> bool:
@@ -49,6 +49,12 @@ class DifferentiableFunction:
             return self.pullback(x, *constants)
         value, jacobian = self.value_and_jacobian(x, *constants)
         return value, lambda v: np.tensordot(v, jacobian, np.ndim(v))
+
+    def hessian(self, x: Array, *constants: Any) -> Array:
+        """Second derivatives of the function itself, by nested dual numbers: nothing is written by hand for them."""
+        from gmmest.derivatives.forward import forward_hessian
+
+        return forward_hessian(self.function, x, *constants)
 
 
 def with_derivative(

@@ -82,22 +82,6 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _ByJacobian:
-    """A prepared function of an engine without a reverse mode: v'J is made from J."""
-
-    name: str
-    jacobian: Callable[..., tuple[Array, Array]]
-    function: Function
-
-    def value_and_jacobian(self, x: Array, *constants: Any) -> tuple[Array, Array]:
-        return self.jacobian(self.function, x, *constants)
-
-    def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
-        value, jacobian = self.jacobian(self.function, x, *constants)
-        return value, lambda v: np.tensordot(v, jacobian, np.ndim(v))
-
-
-@dataclass(frozen=True, slots=True)
 class FiniteDifference:
     """Differences, one-sided or central (see :func:`.finite_difference.difference_jacobian`).
 
@@ -105,12 +89,16 @@ class FiniteDifference:
     ----------
     central : bool
         Two evaluations a parameter, about ten correct digits instead of seven.
-    typical : float
-        Magnitude below which a parameter counts as small when its step is chosen.
+    typical : float or tuple of float
+        Magnitude below which a parameter counts as small when its step is chosen; one for all, or
+        one for each parameter.
+    bounds : (lower, upper), optional
+        Each a number or a tuple with one number a parameter; no evaluation lies outside.
     """
 
     central: bool = False
-    typical: float = 1.0
+    typical: float | tuple[float, ...] = 1.0
+    bounds: tuple[float | tuple[float, ...], float | tuple[float, ...]] | None = None
     exact: ClassVar[bool] = False
     whole: ClassVar[bool] = False
 
@@ -121,12 +109,9 @@ class FiniteDifference:
 
     def prepare(self, function: Function) -> Prepared:
         """Bind to a function."""
-        from gmmest.derivatives.finite_difference import difference_jacobian
+        from gmmest.derivatives.finite_difference import DifferenceFunction
 
-        def jacobian(f: Function, x: Array, *constants: Any) -> tuple[Array, Array]:
-            return difference_jacobian(f, x, *constants, central=self.central, typical=self.typical)
-
-        return _ByJacobian(self.name, jacobian, function)
+        return DifferenceFunction(function, self.central, self.typical, self.bounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +124,9 @@ class ComplexStep:
 
     def prepare(self, function: Function) -> Prepared:
         """Bind to a function."""
-        from gmmest.derivatives.finite_difference import complex_step_jacobian
+        from gmmest.derivatives.finite_difference import ComplexStepFunction
 
-        return _ByJacobian(self.name, complex_step_jacobian, function)
+        return ComplexStepFunction(function)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,21 +137,22 @@ class ForwardDual:
     ----------
     chunk : int, optional
         Partials carried at once; by default all, fewer when memory asks for it.
+    product_rule : bool
+        Whether ``D.T @ s`` is one matrix product for value and partials.  Off, it is worked out
+        entry by entry: for the benchmark that shows what the rule is worth.
     """
 
     chunk: int | None = None
+    product_rule: bool = True
     name: ClassVar[str] = "forward"
     exact: ClassVar[bool] = True
     whole: ClassVar[bool] = False
 
     def prepare(self, function: Function) -> Prepared:
         """Bind to a function."""
-        from gmmest.derivatives.forward import forward_jacobian
+        from gmmest.derivatives.forward import ForwardFunction
 
-        def jacobian(f: Function, x: Array, *constants: Any) -> tuple[Array, Array]:
-            return forward_jacobian(f, x, *constants, chunk=self.chunk)
-
-        return _ByJacobian(self.name, jacobian, function)
+        return ForwardFunction(function, self.chunk, self.product_rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +205,12 @@ class Analytic:
 
 @dataclass(frozen=True, slots=True)
 class Auto:
-    """The hand-written derivative if there is one, else forward dual numbers."""
+    """The hand-written derivative if there is one, else forward dual numbers; reverse mode for long gradients.
+
+    Gradients and vector-Jacobian products of a function of :data:`REVERSE_FROM` parameters or more
+    come from JAX in reverse mode, where JAX can follow the function.  Forward duals cost P/4 to P/2
+    evaluations there, against 2 to 4 in reverse and half a second to compile.
+    """
 
     name: ClassVar[str] = "auto"
     exact: ClassVar[bool] = True
@@ -229,7 +220,47 @@ class Auto:
         """Bind to a function."""
         if isinstance(function, DifferentiableFunction) and function.has_jacobian:
             return function
-        return ForwardDual().prepare(function)
+        return AutoFunction(function)
+
+
+REVERSE_FROM = 256
+"""Parameters from which reverse mode is worth its compilation: forward takes about 100 evaluations there."""
+
+
+class AutoFunction:
+    """A function without a derivative of its own: see :class:`Auto`."""
+
+    def __init__(self, function: Function, forward: Any = None) -> None:
+        self.function = function
+        self.forward: Any = forward or ForwardDual().prepare(getattr(function, "function", function))
+        self.name = self.forward.name
+        self._reverse: Any = None
+        self._refused = False
+
+    def value_and_jacobian(self, x: Array, *constants: Any) -> tuple[Array, Array]:
+        """Value and Jacobian by forward duals."""
+        return self.forward.value_and_jacobian(x, *constants)  # type: ignore[no-any-return]
+
+    def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
+        """Value and ``v -> v'J``: hand-written, forward, or reverse."""
+        if isinstance(self.function, DifferentiableFunction) and self.function.pullback is not None:
+            return self.function.value_and_vjp(x, *constants)
+        if x.size >= REVERSE_FROM and type(x) is np.ndarray and not self._refused:
+            try:
+                self._reverse = self._reverse or Jax().prepare(self.function)
+                return self._reverse.value_and_vjp(x, *constants)  # type: ignore[no-any-return]
+            except (DerivativeError, ImportError):  # a branch on values: forward follows it
+                self._refused = True
+        return self.forward.value_and_vjp(x, *constants)  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.forward, name)
+
+    def specialised(self, x: Array, *constants: Any) -> AutoFunction:
+        """The same for arguments of these shapes."""
+        return AutoFunction(self.function, self.forward.specialised(x, *constants))
 
 
 BACKENDS: dict[str, Backend] = {
@@ -254,7 +285,7 @@ def as_backend(backend: str | Backend) -> Backend:
     Examples
     --------
     >>> as_backend("fd-central")
-    FiniteDifference(central=True, typical=1.0)
+    FiniteDifference(central=True, typical=1.0, bounds=None)
     """
     if not isinstance(backend, str):
         if hasattr(backend, "prepare"):

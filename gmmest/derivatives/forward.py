@@ -1,4 +1,8 @@
-"""Forward mode with dual numbers: value and Jacobian of a function in one sweep, or a few chunks."""
+"""Forward mode with dual numbers: value and Jacobian of a function in one sweep, or a few chunks.
+
+Second derivatives are forward over forward: the derivative of a function that itself opens a
+differentiation.  The point may therefore be a dual number of an outer level.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from gmmest.derivatives.rules import (  # noqa: F401  importing them fills the t
 )
 from gmmest.errors import Complaint, DerivativeError
 
-__all__ = ["as_numbers", "forward_jacobian"]
+__all__ = ["ForwardFunction", "as_numbers", "forward_hessian", "forward_jacobian", "forward_jvp"]
 
 Array = NDArray[np.float64]
 
@@ -27,8 +31,61 @@ BUFFER_BYTES = 64 * 2**20
 are a function of shapes alone."""
 
 
+class ForwardFunction:
+    """A function prepared for dual numbers; see :class:`gmmest.derivatives.backends.Prepared`.
+
+    Parameters
+    ----------
+    function : callable
+    chunk : int, optional
+        Partials carried at once.
+    product_rule : bool
+        Whether ``D.T @ s`` is one product; off in benchmarks only.
+    """
+
+    name = "forward"
+
+    def __init__(self, function: Callable[..., Any], chunk: int | None = None, product_rule: bool = True) -> None:
+        self.function = function
+        self.chunk = chunk
+        self.product_rule = product_rule
+
+    def value_and_jacobian(self, x: Array, *constants: Any) -> tuple[Array, Array]:
+        """Value and Jacobian, see :func:`forward_jacobian`."""
+        return forward_jacobian(self.function, x, *constants, chunk=self.chunk, product_rule=self.product_rule)
+
+    def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
+        """Value and ``v -> v'J``, made from the Jacobian."""
+        value, jacobian = self.value_and_jacobian(x, *constants)
+        return value, lambda v: np.tensordot(v, jacobian, np.ndim(v))
+
+    def value_and_jvp(self, x: Array, tangent: Array, *constants: Any) -> tuple[Array, Array]:
+        """Value and ``J t``: one partial."""
+        return forward_jvp(self.function, x, tangent, *constants)
+
+    def hessian(self, x: Array, *constants: Any) -> Array:
+        """Second derivatives, see :func:`forward_hessian`."""
+        return forward_hessian(self.function, x, *constants, chunk=self.chunk)
+
+    def hvp(self, x: Array, tangent: Array, *constants: Any) -> Array:
+        """Derivative of the Jacobian along a tangent: two values and two sets of partials."""
+
+        def jacobian(point: Any, *rest: Any) -> Any:
+            return forward_jacobian(self.function, point, *rest, chunk=self.chunk)[1]
+
+        return forward_jvp(jacobian, x, tangent, *constants)[1]
+
+    def specialised(self, x: Array, *constants: Any) -> Any:
+        """The same for arguments of these shapes: traced once where the function allows it."""
+        return self
+
+
 def forward_jacobian(
-    function: Callable[..., Any], x: Array, *constants: Any, chunk: int | None = None
+    function: Callable[..., Any],
+    x: Array,
+    *constants: Any,
+    chunk: int | None = None,
+    product_rule: bool = True,
 ) -> tuple[Array, Array]:
     """Value and Jacobian of ``function(x, *constants)`` with respect to ``x``.
 
@@ -37,11 +94,13 @@ def forward_jacobian(
     function : callable
         Plain NumPy; returns an array or a number.
     x : array
-        Point, of any shape.
+        Point, of any shape; a dual number where this happens inside another differentiation.
     *constants
         Passed through untouched: what is constant costs nothing.
     chunk : int, optional
         Partials carried at once; by default all of them, fewer when their memory would be large.
+    product_rule : bool
+        See :class:`ForwardFunction`.
 
     Returns
     -------
@@ -49,30 +108,71 @@ def forward_jacobian(
     jacobian : array (*value.shape, *x.shape)
         Cost: about one evaluation on buffers of ``chunk + 1`` times the size, per chunk.
     """
-    width = chunk or _chunk(x.size, constants)
-    pieces: list[Array] = []
-    value: Array | None = None
-    for start in range(0, max(x.size, 1), width):
-        value, partials = _sweep(function, x, start, min(width, x.size - start), constants)
-        pieces.append(partials)
+    size = x.size
+    width = size if size <= 1 else min(size, chunk or _chunk(size, constants))
+    pieces: list[Any] = []
+    value: Any = None
+    for start in range(0, max(size, 1), max(width, 1)):
+        partials = _unit_tangents(start, min(width, size - start), x.shape)
+        value, slopes = _sweep(function, x, partials, constants, product_rule)
+        pieces.append(slopes)
     partials = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    assert value is not None  # noqa: S101  the loop above runs at least once
+    if size == 1:
+        return value, partials.reshape(value.shape + x.shape)
     jacobian = np.moveaxis(partials, 0, -1).reshape(value.shape + x.shape)
-    return value, np.ascontiguousarray(jacobian)
+    return value, jacobian if type(jacobian) is DualArray else np.ascontiguousarray(jacobian)
+
+
+def forward_jvp(function: Callable[..., Any], x: Array, tangent: Array, *constants: Any) -> tuple[Array, Array]:
+    """Value and directional derivative ``J t``: one sweep with a single partial.
+
+    Returns
+    -------
+    value : array
+    derivative : array (*value.shape)
+    """
+    value, slopes = _sweep(function, x, tangent[None], constants, True)
+    return value, slopes[0, ...]
+
+
+def forward_hessian(function: Callable[..., Any], x: Array, *constants: Any, chunk: int | None = None) -> Array:
+    """Second derivatives by two nested levels, (*value.shape, *x.shape, *x.shape).
+
+    Cost: about one evaluation on buffers of ``(P + 1)^2`` times the size, in chunks of the outer level.
+    """
+    outer = chunk or max(1, _chunk(x.size * (x.size + 1), constants) // (x.size + 1))
+
+    def jacobian(point: Any, *rest: Any) -> Any:
+        return forward_jacobian(function, point, *rest)[1]
+
+    return forward_jacobian(jacobian, x, *constants, chunk=outer)[1]
+
+
+def _unit_tangents(start: int, width: int, shape: tuple[int, ...]) -> Array:
+    if width == 1 and not shape:
+        return np.ones(1)
+    tangents = np.zeros((width, *shape))
+    flat = tangents.reshape(width, -1) if tangents.size else tangents
+    flat[np.arange(width), np.arange(start, start + width)] = 1.0
+    return tangents
 
 
 def _sweep(
-    function: Callable[..., Any], x: Array, start: int, width: int, constants: tuple[Any, ...]
+    function: Callable[..., Any], x: Any, tangents: Any, constants: tuple[Any, ...], product_rule: bool
 ) -> tuple[Any, Any]:
-    level = Level(width)
-    buffer = np.zeros((width + 1, x.size))
-    buffer[0] = x.ravel()
-    buffer[np.arange(1, width + 1), np.arange(start, start + width)] = 1.0
+    width = tangents.shape[0]
+    level = Level(width, product_rule)
+    if type(x) is DualArray or type(tangents) is DualArray:
+        buffer = np.concatenate([x[None], tangents])
+    else:
+        buffer = np.empty((width + 1, *x.shape))
+        buffer[0] = x
+        buffer[1:] = tangents
     try:
-        result = function(DualArray(buffer.reshape((width + 1, *x.shape)), level), *constants)
+        result = function(DualArray(buffer, level), *constants)
     finally:
         level.open = False
-    if level.owns(result):
+    if type(result) is DualArray and result.level is level:
         return result.buffer[0, ...], result.buffer[1:]
     value = as_numbers(result)
     return value, np.zeros((width, *value.shape))
@@ -82,11 +182,13 @@ def as_numbers(result: Any) -> Any:
     """What a function returned, as a float64 array (or as a dual number of an outer differentiation)."""
     if isinstance(result, DualArray):
         return result
-    if isinstance(result, (tuple, list, dict)) or result is None:
+    kind = "O" if isinstance(result, (tuple, list, dict)) or result is None else np.asarray(result).dtype.kind
+    if kind not in "fiub":
+        described = f"{type(result).__name__} of complex numbers" if kind == "c" else type(result).__name__
         raise DerivativeError(
             Complaint(
                 "E606",
-                f"the function returned a {type(result).__name__}; one array or number was expected",
+                f"the function returned a {described}; one array or number was expected",
                 next="np.stack([...]) or np.concatenate([...]) what it computes",
             )
         )

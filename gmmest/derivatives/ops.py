@@ -21,11 +21,15 @@ from numpy.typing import ArrayLike, NDArray
 from gmmest.errors import Complaint, DataError
 
 __all__ = [
+    "log_softmax",
+    "logsumexp",
     "segment_logsumexp",
     "segment_max",
     "segment_repeat",
     "segment_softmax",
     "segment_sum",
+    "softmax",
+    "spmatmul",
 ]
 
 Array = NDArray[Any]
@@ -36,13 +40,27 @@ def _engine_aware(function: Op) -> Op:
     """Hand calls with foreign array types to their ``__array_function__``, as NumPy's own functions do."""
 
     @functools.wraps(function)
-    def op(values: ArrayLike, offsets: ArrayLike) -> Any:
+    def op(values: Any, offsets: Any) -> Any:
         for argument in (values, offsets):
             if not isinstance(argument, np.ndarray) and hasattr(type(argument), "__array_function__"):
+                _check_shapes(op, values, offsets)
                 return argument.__array_function__(op, (type(argument),), (values, offsets), {})
         return function(values, offsets)
 
     return op
+
+
+def _check_shapes(op: Any, values: Any, offsets: Any) -> None:
+    """What :func:`_checked` sees to for plain arrays, as far as it can be known of others."""
+    if op is spmatmul:
+        if np.ndim(offsets) not in (1, 2) or values.shape[1] != np.shape(offsets)[0]:
+            raise _misfit("spmatmul", np.shape(offsets)[0] if np.ndim(offsets) else 0, f"a {values.shape} matrix")
+        return
+    if isinstance(offsets, (np.ndarray, list, tuple)):
+        bounds, rows = np.asarray(offsets), np.shape(values)[0] if np.ndim(values) else -1
+        expected = bounds.size - 1 if op is segment_repeat else bounds[-1] if bounds.size else 0
+        if bounds.ndim != 1 or rows != expected:
+            raise _misfit(op.__name__, rows, f"offsets that ask for {expected}")
 
 
 @_engine_aware
@@ -91,7 +109,11 @@ def segment_max(values: ArrayLike, offsets: ArrayLike) -> Array:
     array([2., 4.])
     """
     rows, bounds = _checked(values, offsets)
-    return max_along(rows, bounds, axis=0)
+    if rows.dtype.kind != "c":
+        return max_along(rows, bounds, axis=0)
+    first, filled = first_largest(rows, bounds)  # the winner with its imaginary part: a complex step
+    mask = filled.reshape((-1,) + (1,) * (rows.ndim - 1))
+    return np.where(mask, np.take_along_axis(rows, first, 0) if rows.shape[0] else -np.inf, -np.inf)
 
 
 @_engine_aware
@@ -171,6 +193,86 @@ def segment_logsumexp(values: ArrayLike, offsets: ArrayLike) -> Array:
         return np.log(sum_along(np.exp(rows - repeat_along(shift, bounds, 0)), bounds, 0)) + shift
 
 
+@_engine_aware
+def spmatmul(matrix: Any, x: ArrayLike) -> Array:
+    """Product of a constant ``scipy.sparse`` matrix and an array: ``matrix @ x`` on every engine.
+
+    ``matrix @ x`` itself is decided by SciPy, which turns x into a plain array and so loses
+    derivatives; engines refuse it.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse array or matrix (m, n)
+    x : array (n,) or (n, k)
+
+    Returns
+    -------
+    array (m,) or (m, k)
+        Cost: one sparse product; K partials are K more columns of it.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> spmatmul(csr_array([[0.0, 2.0]]), np.array([1.0, 3.0]))
+    array([6.])
+    """
+    product: Array = matrix @ np.asarray(x)
+    return product
+
+
+def logsumexp(values: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """``log(sum(exp(values)))`` along axes without overflow, on every engine.
+
+    ``scipy.special.logsumexp`` converts its argument to a plain array and cannot be differentiated.
+
+    Parameters
+    ----------
+    values : array
+    axis : int or tuple of int, optional
+        All axes where nothing is said.
+    keepdims : bool
+
+    Returns
+    -------
+    array
+        ``-inf`` where every value is.
+
+    Examples
+    --------
+    >>> float(logsumexp(np.array([1000.0, 1000.0]))) - 1000.0 == np.log(2.0)
+    True
+    """
+    largest = np.max(values, axis=axis, keepdims=True)
+    shift = np.where(np.isfinite(largest), largest, 0.0)
+    with np.errstate(divide="ignore"):
+        result = np.log(np.sum(np.exp(values - shift), axis=axis, keepdims=True)) + shift
+    if keepdims:
+        return result
+    return np.squeeze(result, axis=tuple(range(np.ndim(values))) if axis is None else axis)
+
+
+def log_softmax(values: Any, axis: Any = None) -> Any:
+    """``log(softmax(values))`` along axes; see :func:`logsumexp`.
+
+    Examples
+    --------
+    >>> np.exp(log_softmax(np.array([0.0, 0.0])))
+    array([0.5, 0.5])
+    """
+    return values - logsumexp(values, axis, keepdims=True)
+
+
+def softmax(values: Any, axis: Any = None) -> Any:
+    """``exp(values) / sum(exp(values))`` along axes without overflow, on every engine.
+
+    Examples
+    --------
+    >>> softmax(np.array([1000.0, 1000.0]))
+    array([0.5, 0.5])
+    """
+    return np.exp(log_softmax(values, axis))
+
+
 # --- the same along any axis: a dual number's buffer has its partials in front of the rows ---------
 
 
@@ -184,6 +286,15 @@ def sum_along(values: Array, offsets: Array, axis: int) -> Array:
 def max_along(values: Array, offsets: Array, axis: int) -> Array:
     """Segment maxima along ``axis``; complex numbers are ordered by their real part alone."""
     return _reduce_along(np.maximum, -np.inf, values.real, offsets, axis)
+
+
+def first_largest(values: Array, offsets: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Row of the first largest entry of each segment, (N, ...), and which segments have rows at all, (N,)."""
+    n = values.shape[0]
+    hits = (values.real == repeat_along(max_along(values, offsets, 0), offsets, 0)) | np.isnan(values)
+    rows = np.where(hits, np.arange(n).reshape((-1,) + (1,) * (values.ndim - 1)), n)
+    first = _reduce_along(np.minimum, 0, rows, offsets, 0)
+    return first, np.diff(offsets) > 0
 
 
 def repeat_along(values: Array, offsets: Array, axis: int) -> Array:

@@ -328,8 +328,41 @@ elementwise(
     lambda a, b, y: np.where(np.signbit(a) == np.signbit(b), 1.0, -1.0),
     lambda a, b, y: 0.0 * y,
 )
-elementwise(np.remainder, lambda a, b, y: 1.0, lambda a, b, y: -np.floor(a / b))
-elementwise(np.fmod, lambda a, b, y: 1.0, lambda a, b, y: -np.trunc(a / b))
+elementwise(np.remainder, lambda a, b, y: np.ones(np.shape(y)), lambda a, b, y: -np.floor(a / b))
+elementwise(np.fmod, lambda a, b, y: np.ones(np.shape(y)), lambda a, b, y: -np.trunc(a / b))
+elementwise(np.sinc, lambda x, y: np.where(x == 0, 0.0, (np.cos(np.pi * x) - y) / np.where(x == 0, 1.0, x)))
+
+
+@rule(np.divmod)
+def _divmod(level: Level, a: Any, b: Any) -> Any:
+    return np.floor_divide(a, b), np.remainder(a, b)
+
+
+@rule(np.modf)
+def _modf(level: Level, x: Any) -> Any:
+    whole = np.trunc(x)
+    return x - whole, whole
+
+
+@rule(np.ldexp)
+def _ldexp(level: Level, x: Any, exponent: Any) -> Any:
+    return x * np.exp2(exponent)
+
+
+@rule(np.round)
+def _round(level: Level, a: Any, decimals: int = 0) -> Any:
+    return np.round(level.value(a), decimals)
+
+
+@rule(np.imag)
+def _imag(level: Level, val: Any) -> Any:
+    return np.zeros(val.shape)
+
+
+@rule(np.nan_to_num)
+def _nan_to_num(level: Level, x: Any, copy: bool = True, nan: float = 0.0) -> Any:
+    return np.where(np.isfinite(x), x, np.nan_to_num(level.value(x), nan=nan))
+
 
 passive(
     np.sign, np.floor, np.ceil, np.rint, np.trunc, np.floor_divide, np.heaviside, np.signbit,
@@ -337,5 +370,6 @@ passive(
     np.isfinite, np.isnan, np.isinf, np.logical_and, np.logical_or, np.logical_xor, np.logical_not,
     np.shape, np.ndim, np.size, np.iscomplexobj, np.isrealobj, np.any, np.all, np.nonzero,
     np.count_nonzero, np.argmax, np.argmin, np.argsort, np.searchsorted, np.allclose, np.isclose,
-    np.array_equal, np.result_type,
+    np.array_equal, np.result_type, np.iscomplex, np.isreal, np.isneginf, np.isposinf, np.digitize,
+    np.argwhere, np.flatnonzero, np.may_share_memory, np.shares_memory,
 )  # fmt: skip

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from gmmest.derivatives.dual import DualArray, Level
-from gmmest.derivatives.rules.table import rule
+from gmmest.derivatives.refusals import refuse_unsupported
+from gmmest.derivatives.rules.elementwise import align
+from gmmest.derivatives.rules.table import RULES, rule
 
 __all__ = ["blocked_product"]
 
@@ -45,29 +47,52 @@ def _matmul(level: Level, a: Any, b: Any) -> Any:
     if level.owns(a) and level.owns(b):
         return _dual_by_dual(level, a, b)
     if level.owns(a):
-        buffer, c = a.buffer, b if isinstance(b, DualArray) else np.asarray(b)
-        if a.ndim == 1 and c.ndim == 2 and _plain(buffer):
-            return DualArray(blocked_product(buffer, c), level)
-        if a.ndim == 1 and c.ndim > 2:
-            return DualArray(np.matmul(buffer[:, None, None, :], c)[..., 0, :], level)
-        return DualArray(np.matmul(buffer, c), level)
-    buffer, c = b.buffer, a if isinstance(a, DualArray) else np.asarray(a)
+        return DualArray(_buffer_by_constant(level, a, _array(b)), level)
+    return DualArray(_constant_by_buffer(level, _array(a), b), level)
+
+
+def _array(x: Any) -> Any:
+    return x if type(x) is np.ndarray or isinstance(x, DualArray) else np.asarray(x)
+
+
+def _buffer_by_constant(level: Level, a: DualArray, c: Any) -> Any:
+    buffer = a.buffer
+    if a.ndim == 1:
+        if c.ndim == 2 and _plain(buffer, c):
+            return blocked_product(buffer, c) if level.product else unblocked_product(buffer, c)
+        if c.ndim > 2:
+            rows = np.reshape(buffer, (buffer.shape[0],) + (1,) * (c.ndim - 1) + a.shape)
+            return np.matmul(rows, c)[..., 0, :]
+        return np.matmul(buffer, c)
+    if c.ndim == 2 and _plain(buffer, c):  # all rows of all partials in one product
+        return (buffer.reshape(-1, a.shape[-1]) @ c).reshape((*buffer.shape[:-1], c.shape[-1]))
+    return np.matmul(align(buffer, c.ndim), c)
+
+
+def _constant_by_buffer(level: Level, c: Any, b: DualArray) -> Any:
+    buffer = b.buffer
     if b.ndim > 1:
-        extra = max(0, c.ndim - b.ndim)
-        shape = (buffer.shape[0],) + (1,) * extra + buffer.shape[1:]
-        return DualArray(np.matmul(c, buffer.reshape(shape)), level)
+        return np.matmul(c, align(buffer, c.ndim))
     if c.ndim == 1:
-        return DualArray(np.matmul(buffer, c), level)
-    if c.ndim == 2 and _plain(buffer):
-        return DualArray(blocked_product(buffer, c.T), level)
+        return np.matmul(buffer, c)
+    if c.ndim == 2 and _plain(buffer, c):
+        return blocked_product(buffer, c.T) if level.product else unblocked_product(buffer, c.T)
     columns = np.reshape(buffer, (buffer.shape[0],) + (1,) * (c.ndim - 2) + (buffer.shape[1], 1))
-    return DualArray(np.matmul(c, columns)[..., 0], level)
+    return np.matmul(c, columns)[..., 0]
+
+
+def unblocked_product(left: Any, right: Any) -> Any:
+    """``left @ right`` entry by entry, without BLAS: what dual numbers cost without the rule above."""
+    return np.stack([np.einsum("n,nm->m", row, right) for row in left])
 
 
 def _dual_by_dual(level: Level, a: Any, b: Any) -> Any:
     """d(ab) = da b + a db; the first term carries the value with it."""
     with_b = _matmul(level, a, b.buffer[0, ...]).buffer
     with_a = _matmul(level, a.buffer[0, ...], b).buffer
+    if _plain(with_b, with_a):
+        with_b[1:] += with_a[1:]
+        return DualArray(with_b, level)
     return DualArray(np.concatenate([with_b[:1], with_b[1:] + with_a[1:]]), level)
 
 
@@ -97,6 +122,32 @@ def _outer(level: Level, a: Any, b: Any) -> Any:
     return np.multiply(np.reshape(a, (-1, 1)), np.reshape(b, (1, -1)))
 
 
+@rule(np.vecdot)
+def _vecdot(level: Level, a: Any, b: Any) -> Any:
+    return np.sum(np.multiply(a, b), axis=-1)
+
+
+@rule(np.kron)
+def _kron(level: Level, a: Any, b: Any) -> Any:
+    ndim = max(np.ndim(a), np.ndim(b))
+    left = (1,) * (ndim - np.ndim(a)) + np.shape(a)
+    right = (1,) * (ndim - np.ndim(b)) + np.shape(b)
+    spread = np.reshape(a, [n for m in left for n in (m, 1)]) * np.reshape(b, [n for m in right for n in (1, m)])
+    return np.reshape(spread, tuple(m * n for m, n in zip(left, right, strict=True)))
+
+
+@rule(np.convolve)
+def _convolve(level: Level, a: Any, v: Any, mode: str = "full") -> Any:
+    """A product with the matrix of all shifts of the constant (or of the second) argument."""
+    if mode != "full":
+        refuse_unsupported(f"np.convolve(mode={mode!r})", "slice the full convolution")
+    rows, width = np.shape(a)[0], np.shape(a)[0] + np.shape(v)[0] - 1
+    total: Any = 0.0
+    for shift in range(np.shape(v)[0]):
+        total = total + np.pad(np.multiply(a, v[shift]), (shift, width - rows - shift))
+    return total
+
+
 @rule(np.tensordot)
 def _tensordot(level: Level, a: Any, b: Any, axes: Any = 2) -> Any:
     if isinstance(axes, int):
@@ -115,15 +166,15 @@ def _tensordot(level: Level, a: Any, b: Any, axes: Any = 2) -> Any:
 
 
 @rule(np.einsum)
-def _einsum(level: Level, subscripts: Any, *operands: Any, **kwargs: Any) -> Any:
+def _einsum(level: Level, subscripts: Any, *operands: Any, optimize: Any = True) -> Any:
     """One einsum for each active operand, its buffer's first axis an extra index of the output."""
-    if not isinstance(subscripts, str) or "." in subscripts:
-        raise TypeError("np.einsum of dual numbers takes subscripts as text, without ellipsis")
-    inputs, _, output = subscripts.replace(" ", "").partition("->")
+    if not isinstance(subscripts, str):
+        refuse_unsupported("np.einsum with lists of subscripts", "give the subscripts as text")
+    inputs, arrow, output = subscripts.replace(" ", "").partition("->")
     letters = inputs.split(",")
-    if "->" not in subscripts:
-        flat = "".join(letters)
-        output = "".join(sorted({c for c in flat if flat.count(c) == 1}))
+    if not arrow:
+        flat = inputs.replace(",", "").replace(".", "")
+        output = "..." * ("..." in inputs) + "".join(sorted({c for c in flat if flat.count(c) == 1}))
     extra = next(c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in subscripts)
     values = [level.value(o) for o in operands]
     total: Any = None
@@ -132,7 +183,7 @@ def _einsum(level: Level, subscripts: Any, *operands: Any, **kwargs: Any) -> Any
             continue
         terms = [*letters[:i], extra + letters[i], *letters[i + 1 :]]
         arrays = [*values[:i], operand.buffer, *values[i + 1 :]]
-        part = np.einsum(",".join(terms) + "->" + extra + output, *arrays, optimize=True)
+        part = np.einsum(",".join(terms) + "->" + extra + output, *arrays, optimize=optimize)
         total = part if total is None else np.concatenate([part[:1], total[1:] + part[1:]])
     return DualArray(total, level)
 
@@ -142,19 +193,19 @@ def _einsum(level: Level, subscripts: Any, *operands: Any, **kwargs: Any) -> Any
 
 @rule(np.linalg.solve)
 def _solve(level: Level, a: Any, b: Any) -> Any:
-    """A x = b gives A dx = db - dA x; the matrix is factorised once for value and partials."""
-    value_a, value_b = level.value(a), level.value(b)
-    x = np.linalg.solve(value_a, value_b)
-    vector = np.ndim(value_b) == 1
-    right = np.zeros((level.size, *np.shape(x)))
+    """A x = b gives A dx = db - dA x; one factorisation serves all partials."""
+    if np.ndim(b) == 1:
+        return np.linalg.solve(a, np.reshape(b, (-1, 1)))[..., 0]
+    value_a = level.value(a)
+    x = np.linalg.solve(value_a, level.value(b))
+    right: Any = np.zeros((level.size, *np.shape(x)))
     if level.owns(b):
-        right = right + b.buffer[1:]
+        right = right + align(b.buffer[1:], np.ndim(x))
     if level.owns(a):
-        right = right - np.matmul(a.buffer[1:], x)
-    if vector:
-        dx = np.moveaxis(np.linalg.solve(value_a, np.moveaxis(right, 0, -1)), -1, 0)
-    else:
-        dx = np.linalg.solve(value_a, right)
+        right = right - np.matmul(align(a.buffer[1:], np.ndim(x)), x)
+    columns = np.moveaxis(right, 0, -1)  # partials become further right-hand sides
+    flat = np.reshape(columns, (*np.shape(x)[:-1], np.shape(x)[-1] * level.size))
+    dx = np.moveaxis(np.reshape(np.linalg.solve(value_a, flat), np.shape(columns)), -1, 0)
     return DualArray(np.concatenate([x[None], dx]), level)
 
 
@@ -170,7 +221,8 @@ def _slogdet(level: Level, a: Any) -> Any:
     value = a.buffer[0, ...]
     sign, logdet = np.linalg.slogdet(value)
     slopes = np.trace(np.linalg.solve(value, a.buffer[1:]), axis1=-2, axis2=-1)
-    return sign, DualArray(np.concatenate([np.reshape(logdet, (1, *np.shape(logdet))), slopes]), level)
+    rows = np.concatenate([np.reshape(logdet, (1, *np.shape(logdet))), slopes])
+    return type(np.linalg.slogdet(np.eye(1)))(sign, DualArray(rows, level))
 
 
 @rule(np.linalg.det)
@@ -181,13 +233,30 @@ def _det(level: Level, a: Any) -> Any:
 
 @rule(np.linalg.cholesky)
 def _cholesky(level: Level, a: Any, /, *, upper: bool = False) -> Any:
-    """dL = L Phi(L^-1 dA L^-T), Phi the lower triangle with the diagonal halved (Murray 2016)."""
+    """dL = L Phi(L^-1 dA L^-T), Phi the lower triangle with the diagonal halved (Murray 2016).
+
+    As in LAPACK only one triangle of A is looked at, so that derivatives with respect to the
+    entries of the other are zero.
+    """
     if upper:
-        raise TypeError("np.linalg.cholesky of dual numbers gives the lower factor")
-    symmetric = (a.buffer + np.swapaxes(a.buffer, -1, -2)) * 0.5
+        return np.swapaxes(np.linalg.cholesky(np.swapaxes(a, -1, -2)), -1, -2)
+    lower = np.tril(a.buffer)
+    symmetric = lower + np.swapaxes(np.tril(lower, -1), -1, -2)
     factor = np.linalg.cholesky(symmetric[0, ...])
     half = np.linalg.solve(factor, symmetric[1:])
     inner = np.linalg.solve(factor, np.swapaxes(half, -1, -2))
     n = np.shape(factor)[-1]
     mask = np.tril(np.ones((n, n))) - 0.5 * np.eye(n)
     return DualArray(np.concatenate([factor[None], np.matmul(factor, inner * mask)]), level)
+
+
+# --- the same functions under the names of the array API ---------------------------------------------------------
+
+for _name, _twin in (("outer", np.outer), ("matmul", np.matmul), ("vecdot", np.vecdot), ("tensordot", np.tensordot)):
+    RULES[getattr(np.linalg, _name)] = RULES[_twin]
+RULES[np.linalg.trace] = lambda level, x, offset=0: np.trace(x, offset, -2, -1)
+RULES[np.linalg.diagonal] = lambda level, x, offset=0: np.diagonal(x, offset, -2, -1)
+RULES[np.linalg.matrix_transpose] = RULES[np.matrix_transpose] = lambda level, x: np.swapaxes(x, -1, -2)
+if hasattr(np, "matvec"):  # NumPy 2.2
+    RULES[np.matvec] = lambda level, a, x: np.matmul(a, np.expand_dims(x, -1))[..., 0]
+    RULES[np.vecmat] = lambda level, x, a: np.matmul(np.expand_dims(x, -2), a)[..., 0, :]

@@ -32,16 +32,15 @@ def _segment_repeat(level: Level, values: Any, offsets: Any) -> Any:
 def _segment_max(level: Level, values: Any, offsets: Any) -> Any:
     """The first of the largest entries of each segment, gathered: a constant choice."""
     bounds = np.asarray(offsets)
-    filled = np.diff(bounds) > 0
     value = values
     while type(value) is DualArray:  # the choice depends on the innermost value alone
         value = value.buffer[0, ...]
-    if not filled.all() or value.ndim != 1:
-        raise TypeError("segment_max of dual numbers takes one value a row and no empty segment")
-    largest = ops.repeat_along(ops.max_along(value, bounds, 0), bounds, 0)
-    hits = np.flatnonzero(value == largest)
-    first = hits[np.searchsorted(hits, bounds[:-1])]
-    return DualArray(np.take(values.buffer, first, axis=1), level)
+    first, filled = ops.first_largest(value, bounds)
+    if not filled.any():
+        return level.constant(np.full(first.shape, -np.inf))
+    largest = np.take_along_axis(values, first, 0)
+    mask = np.reshape(filled, (-1,) + (1,) * (value.ndim - 1))
+    return largest if filled.all() else np.where(mask, largest, -np.inf)
 
 
 @rule(ops.segment_softmax)
@@ -75,3 +74,13 @@ def _segment_logsumexp(level: Level, values: Any, offsets: Any) -> Any:
     share = ops.segment_softmax(value, bounds)
     slopes = [ops.segment_sum(share * du, bounds) for du in values.buffer[1:]]
     return DualArray(np.stack([total, *slopes]), level)
+
+
+@rule(ops.spmatmul)
+def _spmatmul(level: Level, matrix: Any, x: Any) -> Any:
+    """Value and partials are columns of one sparse product."""
+    if not _plain(x):
+        return DualArray(np.stack([ops.spmatmul(matrix, row) for row in x.buffer]), level)
+    columns = np.moveaxis(x.buffer, 0, -1)
+    product = matrix @ columns.reshape(x.shape[0], -1)
+    return DualArray(np.moveaxis(product.reshape((matrix.shape[0], *columns.shape[1:])), -1, 0), level)

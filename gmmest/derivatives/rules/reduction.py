@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from gmmest.derivatives.dual import DualArray, Level
+from gmmest.derivatives.refusals import refuse_unsupported
 from gmmest.derivatives.rules.elementwise import combine
 from gmmest.derivatives.rules.shape import shifted
-from gmmest.derivatives.rules.table import UFUNC_METHODS, rule
+from gmmest.derivatives.rules.table import RULES, UFUNC_METHODS, rule
 
 
 @rule(np.sum)
 def _sum(level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False) -> Any:
-    return DualArray(np.sum(a.buffer, axis=shifted(axis, a.ndim), keepdims=bool(keepdims)), level)
+    return DualArray(np.add.reduce(a.buffer, axis=shifted(axis, a.ndim), keepdims=bool(keepdims)), level)
 
 
 @rule(np.mean)
@@ -43,28 +44,34 @@ def _cumsum(level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any 
     return DualArray(np.cumsum(a.buffer, axis=shifted(axis, a.ndim)), level)
 
 
+def _one_axis(function: Any, a: Any, axis: Any, keepdims: bool) -> Any:
+    """``function(x, axis)`` for an axis that may be None or several: those are merged into the last one."""
+    if isinstance(axis, int):
+        result = function(a, axis % a.ndim if a.ndim else axis)
+        return np.expand_dims(result, axis) if keepdims else result
+    gone = tuple(range(a.ndim)) if axis is None else tuple(x % a.ndim for x in axis)
+    order = [i for i in range(a.ndim) if i not in gone]
+    merged = np.reshape(np.transpose(a, (*order, *gone)), (*(a.shape[i] for i in order), -1))
+    result = function(merged, len(order))
+    return np.expand_dims(result, gone) if keepdims else result
+
+
 def _extremum(level: Level, a: Any, axis: Any, keepdims: Any, position: Any) -> Any:
     """The entry at the first extremal position; a constant choice, so that one gather does it."""
-    if isinstance(axis, tuple):
-        order = [i for i in range(a.ndim) if i not in {x % a.ndim for x in axis}]
-        rest = np.transpose(a, (*order, *(x % a.ndim for x in axis)))
-        flat = np.reshape(rest, (*(a.shape[i] for i in order), -1))
-        result = _extremum(level, flat, -1, False, position)
-        return np.expand_dims(result, tuple(x % a.ndim for x in axis)) if keepdims else result
-    if axis is None:
-        result = _extremum(level, np.ravel(a), 0, False, position)
-        return np.reshape(result, (1,) * a.ndim) if keepdims else result
-    where = np.expand_dims(position(a, axis), axis)
-    rows = np.stack([np.take_along_axis(row, where, axis % a.ndim) for row in a.buffer])
-    return DualArray(rows if keepdims else np.squeeze(rows, shifted(axis, a.ndim)), level)
+
+    def pick(x: Any, where: int) -> Any:
+        index = np.expand_dims(position(x, where), where)
+        return np.squeeze(np.take_along_axis(x, index, where), where)
+
+    return _one_axis(pick, a, axis, keepdims)
 
 
-@rule(np.max)
+@rule(np.max, np.amax)
 def _max(level: Level, a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
     return _extremum(level, a, axis, keepdims is True, np.argmax)
 
 
-@rule(np.min)
+@rule(np.min, np.amin)
 def _min(level: Level, a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
     return _extremum(level, a, axis, keepdims is True, np.argmin)
 
@@ -72,23 +79,48 @@ def _min(level: Level, a: Any, axis: Any = None, out: Any = None, keepdims: Any 
 @rule(np.prod)
 def _prod(level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False) -> Any:
     """The product of all others is built from running products of both sides: right also at zeros."""
+
+    def multiply(x: Any, where: int) -> Any:
+        x = np.moveaxis(x, where, -1)
+        value = x.buffer[0, ...]
+        ones = np.ones((*x.shape[:-1], 1))
+        before = np.concatenate([ones, np.cumprod(value[..., :-1], axis=-1)], axis=-1)
+        after = np.concatenate([ones, np.cumprod(value[..., :0:-1], axis=-1)], axis=-1)[..., ::-1]
+        slopes = np.sum(combine(level, value, [(x, before * after)]).buffer, axis=-1)
+        return DualArray(np.concatenate([np.prod(value, axis=-1)[None], slopes[1:]]), level)
+
+    return _one_axis(multiply, a, axis, keepdims is True)
+
+
+@rule(np.cumprod)
+def _cumprod(level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None) -> Any:
     if axis is None:
-        result = _prod(level, np.ravel(a), 0)
-        return np.reshape(result, (1,) * a.ndim) if keepdims is True else result
-    x = np.moveaxis(a, axis, -1)
-    value = x.buffer[0, ...]
-    ones = np.ones((*x.shape[:-1], 1))
-    before = np.concatenate([ones, np.cumprod(value[..., :-1], axis=-1)], axis=-1)
-    after = np.concatenate([ones, np.cumprod(value[..., :0:-1], axis=-1)], axis=-1)[..., ::-1]
-    others = combine(level, value, [(x, before * after)])
-    buffer = np.sum(others.buffer, axis=-1)
-    buffer[0] = np.prod(value, axis=-1)
-    result = DualArray(buffer, level)
-    return np.expand_dims(result, axis) if keepdims is True else result
+        a, axis = np.ravel(a), 0
+    rows = [a[(slice(None),) * (axis % a.ndim) + (i,)] for i in range(a.shape[axis])]
+    for i in range(1, len(rows)):
+        rows[i] = rows[i - 1] * rows[i]
+    return np.stack(rows, axis=axis) if rows else a.copy()
+
+
+@rule(np.average)
+def _average(level: Level, a: Any, axis: Any = None, weights: Any = None) -> Any:
+    if weights is None:
+        return np.mean(a, axis=axis)
+    if np.ndim(weights) == 1 and np.ndim(a) > 1 and isinstance(axis, int):
+        weights = np.reshape(weights, [-1 if i == axis % np.ndim(a) else 1 for i in range(np.ndim(a))])
+    weights = weights * np.ones(np.shape(a))
+    return np.sum(a * weights, axis=axis) / np.sum(weights, axis=axis)
+
+
+@rule(np.trapezoid)
+def _trapezoid(level: Level, y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Any:
+    y = np.moveaxis(y, axis, -1)
+    step = dx if x is None else np.diff(x if np.ndim(x) == 1 else np.moveaxis(x, axis, -1))
+    return np.sum((y[..., 1:] + y[..., :-1]) * step * 0.5, axis=-1)
 
 
 def _reduce(function: Any) -> Any:
-    def apply(level: Level, a: Any, axis: Any = 0, dtype: Any = None, keepdims: bool = False, **kw: Any) -> Any:
+    def apply(level: Level, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
         return function(a, axis=axis, keepdims=keepdims)
 
     return apply
@@ -118,28 +150,40 @@ def _outer(ufunc: Any) -> Any:
 
 UFUNC_METHODS[np.add, "accumulate"] = _accumulate
 UFUNC_METHODS[np.add, "reduceat"] = _reduceat
-for _ufunc in (np.add, np.subtract, np.multiply, np.divide, np.power, np.maximum, np.minimum):
-    UFUNC_METHODS[_ufunc, "outer"] = _outer(_ufunc)
+UFUNC_METHODS.update({(key, "outer"): _outer(key) for key in RULES if isinstance(key, np.ufunc) and key.nin == 2})
 
 
-def _logaddexp_reduce(level: Level, a: Any, axis: int = 0, keepdims: bool = False, **kw: Any) -> Any:
-    value = a.buffer[0, ...]
-    total = np.logaddexp.reduce(value, axis=axis, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        share = np.where(np.isneginf(total), 0.0, np.exp(value - total))
-    weighted = combine(level, value, [(a, share)])
-    buffer = np.sum(weighted.buffer, axis=shifted(axis, a.ndim), keepdims=True)
-    buffer[0] = total
-    return DualArray(buffer if keepdims else np.squeeze(buffer, shifted(axis, a.ndim)), level)
+def _logaddexp_reduce(
+    level: Level, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False
+) -> Any:
+    def reduce(x: Any, where: int) -> Any:
+        value = x.buffer[0, ...]
+        total = _log_of_sum(value, where)
+        share = np.exp(value - np.expand_dims(np.where(np.isneginf(total), 0.0, total), where))
+        slopes = np.sum(combine(level, value, [(x, share)]).buffer, axis=where + 1)
+        return DualArray(np.concatenate([total[None], slopes[1:]]), level)
+
+    return _one_axis(reduce, a, axis, keepdims)
+
+
+def _log_of_sum(value: Any, axis: int) -> Any:
+    return np.logaddexp.reduce(value, axis=axis) if type(value) is DualArray else np.asarray(
+        np.logaddexp.reduce(value, axis=axis)
+    )
 
 
 UFUNC_METHODS[np.logaddexp, "reduce"] = _logaddexp_reduce
 
 
-@rule(np.linalg.norm)
+@rule(np.linalg.norm, np.linalg.vector_norm)
 def _norm(level: Level, x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:  # noqa: A002
-    if ord not in (None, 2, "fro") or (ord == 2 and axis is None and x.ndim > 1):
-        raise TypeError("np.linalg.norm of dual numbers: the Euclidean norm along axes only")
-    return np.sqrt(np.sum(np.square(x), axis=axis, keepdims=keepdims))
-
-
+    """Euclidean and Frobenius; of vectors also the sum and the maximum of absolute values."""
+    vector = axis is not None or x.ndim == 1
+    if ord is None or ord == "fro" or (ord == 2 and vector):
+        return np.sqrt(np.sum(np.square(x), axis=axis, keepdims=keepdims))
+    if vector and not isinstance(axis, tuple):
+        if ord == 1:
+            return np.sum(np.abs(x), axis=axis, keepdims=keepdims)
+        if ord in (np.inf, -np.inf):
+            return (np.max if ord > 0 else np.min)(np.abs(x), axis=axis, keepdims=keepdims)
+    return refuse_unsupported(f"np.linalg.norm(ord={ord!r})", "the Euclidean norm has one")

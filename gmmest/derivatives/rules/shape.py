@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gmmest.derivatives.dual import DualArray, Level
+from gmmest.derivatives.refusals import refuse_unsupported, refuse_write
 from gmmest.derivatives.rules.elementwise import align
 from gmmest.derivatives.rules.table import rule
 
@@ -31,7 +32,7 @@ def _flat(x: DualArray) -> Any:
 @rule(np.reshape)
 def _reshape(level: Level, a: Any, /, shape: Any = None, order: Any = "C", **kwargs: Any) -> Any:
     if order != "C":
-        raise ValueError("np.reshape of dual numbers keeps C order")
+        refuse_unsupported(f"np.reshape(order={order!r})", "transpose first")
     wanted = shape if isinstance(shape, tuple) else tuple(shape) if isinstance(shape, list) else (shape,)
     return DualArray(a.buffer.reshape((a.buffer.shape[0], *wanted)), level)
 
@@ -71,13 +72,21 @@ def _expand_dims(level: Level, a: Any, axis: Any) -> Any:
 
 
 @rule(np.atleast_1d)
-def _atleast_1d(level: Level, a: Any) -> Any:
-    return a if a.ndim else np.reshape(a, 1)
+def _atleast_1d(level: Level, *arrays: Any) -> Any:
+    raised = tuple(a if np.ndim(a) else np.reshape(a, 1) for a in arrays)
+    return raised[0] if len(raised) == 1 else raised
 
 
 @rule(np.atleast_2d)
-def _atleast_2d(level: Level, a: Any) -> Any:
-    return a if a.ndim >= 2 else np.reshape(a, (1, -1))
+def _atleast_2d(level: Level, *arrays: Any) -> Any:
+    raised = tuple(a if np.ndim(a) >= 2 else np.reshape(a, (1, -1)) for a in arrays)
+    return raised[0] if len(raised) == 1 else raised
+
+
+@rule(np.broadcast_arrays)
+def _broadcast_arrays(level: Level, *arrays: Any, **kwargs: Any) -> Any:
+    shape = np.broadcast_shapes(*(np.shape(a) for a in arrays))
+    return tuple(np.broadcast_to(a, shape) for a in arrays)
 
 
 @rule(np.broadcast_to)
@@ -147,17 +156,69 @@ def _trace(level: Level, a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1
     return np.sum(np.diagonal(a, offset, axis1, axis2), axis=-1)
 
 
-@rule(np.tril, np.triu)
-def _refuse_triangles(level: Level, m: Any, k: int = 0) -> Any:
-    raise TypeError("np.tril and np.triu of dual numbers: multiply by np.tril(np.ones(shape)) instead")
+@rule(np.tril)
+def _tril(level: Level, m: Any, k: int = 0) -> Any:
+    return np.where(np.tri(*m.shape[-2:], k=k, dtype=bool), m, 0.0)
+
+
+@rule(np.triu)
+def _triu(level: Level, m: Any, k: int = 0) -> Any:
+    return np.where(np.tri(*m.shape[-2:], k=k - 1, dtype=bool), 0.0, m)
 
 
 @rule(np.pad)
-def _pad(level: Level, array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Any:
-    if mode != "constant" or kwargs.get("constant_values", 0) != 0:
-        raise TypeError("np.pad of dual numbers pads with zeros")
-    widths = np.broadcast_to(pad_width, (array.ndim, 2))
-    return DualArray(np.pad(array.buffer, [(0, 0), *map(tuple, widths)]), level)
+def _pad(level: Level, array: Any, pad_width: Any, mode: Any = "constant", constant_values: Any = 0.0) -> Any:
+    """Borders copied from inside are copied in every partial; constant ones have no derivative."""
+    if mode not in ("constant", "edge", "reflect", "symmetric", "wrap"):
+        refuse_unsupported(f"np.pad(mode={mode!r})", "pad with a constant, or with mode 'edge', 'reflect' or 'wrap'")
+    widths = [tuple(map(int, pair)) for pair in np.broadcast_to(pad_width, (array.ndim, 2))]
+    if mode != "constant":
+        return DualArray(_padded(array.buffer, widths, mode), level)
+    inside = tuple(slice(w[0], w[0] + n) for w, n in zip(widths, array.shape, strict=True))
+    border = np.pad(np.zeros(array.shape), widths, constant_values=constant_values)
+    out = level.constant(border + 0.0 * level.value(array).sum() if not _plain(array) else border)
+    out[inside] = array
+    return out
+
+
+def _plain(x: DualArray) -> bool:
+    return type(x.buffer) is np.ndarray
+
+
+def _padded(buffer: Any, widths: Any, mode: Any) -> Any:
+    if type(buffer) is np.ndarray:
+        return np.pad(buffer, [(0, 0), *widths], mode)
+    return np.stack([np.pad(row, widths, mode) for row in buffer])
+
+
+@rule(np.take_along_axis)
+def _take_along_axis(level: Level, arr: Any, indices: Any, axis: Any = -1) -> Any:
+    if axis is None:
+        arr, axis = np.ravel(arr), 0
+    where = axis % arr.ndim
+    return DualArray(np.stack([np.take_along_axis(row, indices, where) for row in arr.buffer]), level)
+
+
+@rule(np.sort)
+def _sort(level: Level, a: Any, axis: Any = -1, kind: Any = None) -> Any:
+    if axis is None:
+        a, axis = np.ravel(a), 0
+    return np.take_along_axis(a, np.argsort(a, axis=axis, kind="stable"), axis)
+
+
+@rule(np.delete)
+def _delete(level: Level, arr: Any, obj: Any, axis: Any = None) -> Any:
+    if axis is None:
+        arr, axis = np.ravel(arr), 0
+    keep = np.delete(np.arange(arr.shape[axis]), obj)
+    return np.take(arr, keep, axis=axis)
+
+
+@rule(np.copyto)
+def _copyto(level: Level, dst: Any, src: Any) -> None:
+    if type(dst) is not DualArray:
+        refuse_write("a number with derivatives")
+    dst[...] = src
 
 
 # --- several arrays into one ------------------------------------------------------------------------------
@@ -199,6 +260,12 @@ def _column_stack(level: Level, tup: Any) -> Any:
     return np.concatenate(columns, axis=1)
 
 
+@rule(np.dstack)
+def _dstack(level: Level, tup: Any) -> Any:
+    parts = [np.atleast_2d(p) for p in _lift(level, tup)]
+    return np.concatenate([p if p.ndim > 2 else np.expand_dims(p, 2) for p in parts], axis=2)
+
+
 @rule(np.append)
 def _append(level: Level, arr: Any, values: Any, axis: Any = None) -> Any:
     return np.concatenate([arr, values], axis=axis)
@@ -211,35 +278,56 @@ def _split(level: Level, ary: Any, indices_or_sections: Any, axis: int = 0) -> A
 
 
 @rule(np.where)
-def _where(level: Level, condition: Any, x: Any, y: Any) -> Any:
-    x, y = _lift(level, (x, y))
+def _where(level: Level, condition: Any, *choices: Any) -> Any:
+    if not choices:
+        return np.nonzero(level.value(condition))
+    x, y = _lift(level, choices)
     ndim = max(np.ndim(condition), x.ndim, y.ndim)
     return DualArray(np.where(level.value(condition), align(x.buffer, ndim), align(y.buffer, ndim)), level)
 
 
+@rule(np.select)
+def _select(level: Level, condlist: Any, choicelist: Any, default: Any = 0) -> Any:
+    result = default
+    for condition, choice in zip(reversed(condlist), reversed(choicelist), strict=True):
+        result = np.where(condition, choice, result)
+    return result
+
+
 @rule(np.clip)
-def _clip(level: Level, a: Any, a_min: Any = None, a_max: Any = None, **kwargs: Any) -> Any:
-    low, high = kwargs.get("min", a_min), kwargs.get("max", a_max)
+def _clip(level: Level, a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:  # noqa: A002
+    low = a_min if min is None else min
+    high = a_max if max is None else max
     if low is not None:
         a = np.where(np.less(a, low), low, a)
     return a if high is None else np.where(np.greater(a, high), high, a)
 
 
-# --- new arrays like an old one, to be written into --------------------------------------------------------
+# --- new arrays like an old one, to be written into: duals, unless another type of entry is asked for ---------
 
 
 @rule(np.zeros_like, np.empty_like)
-def _zeros_like(level: Level, a: Any, dtype: Any = None, shape: Any = None, **kwargs: Any) -> Any:
-    return level.constant(np.zeros_like(level.value(a), shape=shape))
+def _zeros_like(level: Level, a: Any, dtype: Any = None, order: Any = "K", subok: bool = True, shape: Any = None) -> Any:
+    return _new(level, a, 0.0, dtype, shape)
 
 
 @rule(np.ones_like)
-def _ones_like(level: Level, a: Any, dtype: Any = None, shape: Any = None, **kwargs: Any) -> Any:
-    return level.constant(np.ones_like(level.value(a), shape=shape))
+def _ones_like(level: Level, a: Any, dtype: Any = None, order: Any = "K", subok: bool = True, shape: Any = None) -> Any:
+    return _new(level, a, 1.0, dtype, shape)
 
 
 @rule(np.full_like)
-def _full_like(level: Level, a: Any, fill_value: Any, dtype: Any = None, **kwargs: Any) -> Any:
-    out = np.zeros_like(a if level.owns(a) else level.constant(a))
+def _full_like(level: Level, a: Any, fill_value: Any, dtype: Any = None, shape: Any = None) -> Any:
+    out = _new(level, a, 0.0, dtype, shape)
     out[...] = fill_value
     return out
+
+
+def _new(level: Level, a: Any, entry: float, dtype: Any, shape: Any) -> Any:
+    wanted = np.shape(a) if shape is None else shape
+    if dtype is not None and np.dtype(dtype) != np.float64:
+        return np.full(wanted, entry, dtype=dtype)
+    value = level.value(a)
+    if type(value) is DualArray:  # filled by an outer level's numbers later
+        return level.constant(np.full_like(value, entry, shape=wanted))
+    return level.constant(np.full(wanted, entry))
