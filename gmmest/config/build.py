@@ -36,6 +36,7 @@ def build(config: Config) -> GMMEstimator:
         grad=settings.grad,
         optimizer=settings.optimizer,
         maxiter=settings.maxiter,
+        executor=settings.executor,
     )
 
 

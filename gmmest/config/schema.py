@@ -284,6 +284,7 @@ class EstimationConfig(Record):
     se: StandardErrors = "sandwich"
     grad: Grad = "auto"
     optimizer: Optimizer = "lsq"
+    executor: Literal["serial", "threads"] = "serial"
     maxiter: Count | None = Field(default=None, description="a whole number of at least 1")
     start: Annotated[Mapping[Name, float], AfterValidator(StartValues)] = Field(
         default=StartValues({}), description="a mapping of parameters' names to finite numbers"

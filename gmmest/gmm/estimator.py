@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import version
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from gmmest.derivatives.backends import Backend, as_backend
 from gmmest.errors import Complaint, ConfigError
-from gmmest.execution.serial import Executor, Serial, single_blas_thread
+from gmmest.execution.serial import Executor, single_blas_thread
+from gmmest.execution.threads import as_executor
 from gmmest.gmm.certificate import Certificate, certify, curvature
 from gmmest.gmm.inference import SE_NAMES, SeName, covariance
 from gmmest.gmm.moments import Moments
@@ -65,8 +67,9 @@ class GMMEstimator:
     optimizer : {"lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead"}
     maxiter : int, optional
         Iterations at most, for each step.
-    executor : Executor, optional
-        How blocks are mapped; by default one after another.
+    executor : str or Executor
+        How blocks are mapped: ``"serial"``, ``"threads"`` (one a core), or an object with ``map``.  The
+        bits of the results do not depend on it.
 
     Notes
     -----
@@ -97,7 +100,7 @@ class GMMEstimator:
     grad: str | Backend = "auto"
     optimizer: str = "lsq"
     maxiter: int | None = None
-    executor: Executor | None = None
+    executor: str | Executor = "serial"
 
     def __post_init__(self) -> None:
         complaints = [
@@ -112,15 +115,16 @@ class GMMEstimator:
             for complaint in _not_among(option, value, choices)
         ]
         if self.maxiter is not None and (
-            isinstance(self.maxiter, bool) or int(self.maxiter) != self.maxiter or self.maxiter < 1
+            isinstance(self.maxiter, bool) or not isinstance(self.maxiter, Integral) or self.maxiter < 1
         ):
             complaints.append(
                 Complaint("E102", f"maxiter is {self.maxiter!r}; a whole number from 1 was expected")
             )
-        try:
-            as_backend(self.grad)
-        except ConfigError as error:
-            complaints.extend(error.complaints)
+        for check in (lambda: as_backend(self.grad), lambda: as_executor(self.executor)):
+            try:
+                check()
+            except ConfigError as error:
+                complaints.extend(error.complaints)
         if complaints:
             raise ConfigError(complaints)
 
@@ -148,7 +152,7 @@ class GMMEstimator:
         begin = time.perf_counter()
         with single_blas_thread():
             sample = self.model.sample(self.data)
-            moments = Moments(self.model, sample, self.grad, self.executor or Serial(), watch)
+            moments = Moments(self.model, sample, self.grad, as_executor(self.executor), watch)
             fitted = _fit_steps(self, moments, starting_point(start, moments.sample))
             loglike = _loglike(moments, fitted.estimate.theta)
         return GMMResults(
@@ -167,7 +171,7 @@ class GMMEstimator:
             n_rows=sample.n_rows,
             loglike=loglike,
             notes=sample.notes,
-            manifest=_manifest(sample),
+            manifest=_manifest(sample, _named(self.executor)),
         )
 
     def _settings(self, grad: str) -> Settings:
@@ -243,8 +247,9 @@ def starting_point(start: Start, sample: Sample) -> Array:
     theta = np.array(sample.start, dtype=np.float64)
     if start is None:
         return theta
-    if isinstance(start, Mapping):
-        unknown = [name for name in start if name not in sample.names]
+    if hasattr(start, "keys"):  # a mapping, or a pandas Series such as the params of another fit
+        named = {name: start[name] for name in start.keys()}  # noqa: SIM118
+        unknown = [name for name in named if name not in sample.names]
         if unknown:
             near = get_close_matches(str(unknown[0]), sample.names, 1)
             raise ConfigError(
@@ -254,21 +259,24 @@ def starting_point(start: Start, sample: Sample) -> Array:
                     next=f"did you mean {near[0]!r}?" if near else "",
                 )
             )
-        for name, value in start.items():
-            theta[sample.names.index(name)] = value
+        for name, value in named.items():
+            theta[sample.names.index(name)] = _real(value, ())
     else:
-        given = np.asarray(start, dtype=np.float64)
-        if given.shape != theta.shape:
-            raise ConfigError(
-                Complaint(
-                    "E102",
-                    f"start has shape {given.shape}; {theta.size} values were expected, one a parameter",
-                )
-            )
-        theta = given.copy()
+        theta = _real(start, theta.shape)
     if not np.all(np.isfinite(theta)):
         raise ConfigError(Complaint("E102", "start has values that are not finite"))
     return theta
+
+
+def _real(value: object, shape: tuple[int, ...]) -> Array:
+    try:
+        given = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(Complaint("E102", f"start has {value!r}; numbers were expected")) from None
+    if given.shape != shape:
+        expected = f"{shape[0]} values were expected, one a parameter" if shape else "one number was expected"
+        raise ConfigError(Complaint("E102", f"start has shape {given.shape}; {expected}"))
+    return given
 
 
 def _not_among(option: str, value: object, choices: Sequence[str]) -> list[Complaint]:
@@ -287,11 +295,15 @@ def _loglike(moments: Moments, theta: Array) -> float | None:
     return None if any(part is None for part in parts) else float(np.sum(parts))
 
 
-def _manifest(sample: Sample) -> dict[str, Any]:
+def _named(executor: str | Executor) -> str:
+    return executor if isinstance(executor, str) else type(executor).__name__
+
+
+def _manifest(sample: Sample, executor: str) -> dict[str, Any]:
     packages = ("gmmest", "numpy", "scipy", "jax")
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "data_sha256": sample.fingerprint,
         "config_sha256": None,
-        "threads": {"executor": 1, "blas": 1, "cores": os.cpu_count()},
+        "threads": {"executor": executor, "blas": 1, "cores": os.cpu_count()},
     }

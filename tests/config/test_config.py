@@ -48,6 +48,7 @@ estimation:
   se: sandwich
   grad: auto
   optimizer: lsq
+  executor: serial
   maxiter: 200
   start:
     gc: 0.1
@@ -342,7 +343,7 @@ def test_a_misspelt_section_hides_nothing_below_it():
 def test_a_key_like_none_gets_no_suggestion_but_the_list():
     assert only_complaint(SMALL + "estimation: {tolerance: 1e-8}") == (
         "E101 unknown key 'tolerance' | logit.yaml, line 3, estimation.tolerance"
-        " | the keys of estimation are steps, weighting, initial, se, grad, optimizer, maxiter, start"
+        " | the keys of estimation are steps, weighting, initial, se, grad, optimizer, executor, maxiter, start"
     )
 
 
@@ -596,7 +597,7 @@ def test_the_layout_of_the_message():
     assert str(caught.value) == (
         "E101 unknown key 'max_iter'; did you mean 'maxiter'?\n"
         "  where: logit.yaml, line 4, estimation.max_iter\n"
-        "  next:  the keys of estimation are steps, weighting, initial, se, grad, optimizer, maxiter, start\n"
+        "  next:  the keys of estimation are steps, weighting, initial, se, grad, optimizer, executor, maxiter, start\n"
         "E102 estimation.grad: expected auto, fd, fd-central, complex, forward, jax, jax-forward or analytic,"
         " found the text 'forwards'\n"
         "  where: logit.yaml, line 5, estimation.grad\n"
