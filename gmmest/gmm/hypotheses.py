@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.errors import Complaint, ConfigError, printable
+from gmmest.errors import Complaint, ConfigError, some
 
-__all__ = ["linear_hypotheses"]
+__all__ = ["linear_hypotheses", "require_independent"]
 
 Array = NDArray[np.float64]
 
 LONGEST = 2000
+SHOWN = 80
 
 
 def linear_hypotheses(text: str, names: tuple[str, ...]) -> tuple[Array, Array]:
@@ -55,16 +57,30 @@ def linear_hypotheses(text: str, names: tuple[str, ...]) -> tuple[Array, Array]:
         if len(sides) > 2 or not equation.strip():
             raise _refused(f"hypothesis {equation.strip()!r}", "expression = expression")
         total = np.zeros(len(names) + 1)
-        for sign, side in zip((1.0, -1.0), sides, strict=False):
-            total += sign * _linear(_parsed(side), names, quoted)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                for sign, side in zip((1.0, -1.0), sides, strict=False):
+                    total += sign * _linear(_parsed(side), names, quoted)
+        except RecursionError:
+            raise _refused(f"hypothesis {_start_of(equation)}", "a sum that is less deeply nested") from None
+        if not np.all(np.isfinite(total)):
+            raise _refused(f"hypothesis {_start_of(equation)}", "numbers that are finite")
         rows.append(total[:-1])
         values.append(0.0 - total[-1])
-    restriction = np.stack(rows)
-    if np.linalg.matrix_rank(restriction) < len(rows):
-        raise _refused(
-            f"hypothesis {text!r}: its equations", "equations of which none follows from the others"
-        )
-    return restriction, np.array(values)
+    restriction, value = np.stack(rows), np.array(values)
+    require_independent(restriction, f"hypothesis {_start_of(text)}")
+    return restriction, value
+
+
+def require_independent(restriction: Array, what: str) -> None:
+    """Refuse equations of which one follows from the others, whatever their units."""
+    size = np.abs(restriction).max(axis=1, initial=0.0, keepdims=True)
+    if not np.all(size > 0) or np.linalg.matrix_rank(restriction / size) < len(restriction):
+        raise _refused(f"{what}: its equations", "equations of which none follows from the others")
+
+
+def _start_of(text: str) -> str:
+    return repr(text.strip() if len(text) <= SHOWN else text.strip()[:SHOWN] + " ...")
 
 
 def _unquoted(text: str) -> tuple[str, dict[str, str]]:
@@ -80,9 +96,11 @@ def _unquoted(text: str) -> tuple[str, dict[str, str]]:
 
 def _parsed(side: str) -> ast.expr:
     try:
-        return ast.parse(side.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # the text is not the user's program
+            return ast.parse(side.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise _refused(f"hypothesis {side.strip()!r}", "a sum of parameters and numbers") from None
+        raise _refused(f"hypothesis {_start_of(side)}", "a sum of parameters and numbers") from None
 
 
 def _linear(node: ast.expr, names: tuple[str, ...], quoted: dict[str, str]) -> Array:
@@ -92,7 +110,10 @@ def _linear(node: ast.expr, names: tuple[str, ...], quoted: dict[str, str]) -> A
         and isinstance(node.value, (int, float))
         and not isinstance(node.value, bool)
     ):
-        return np.append(np.zeros(len(names)), float(node.value))
+        try:
+            return np.append(np.zeros(len(names)), float(node.value))
+        except OverflowError:
+            raise _refused("a number of hundreds of digits", "numbers that are finite") from None
     if isinstance(node, ast.Name):
         return _unit(quoted.get(node.id, node.id), names)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
@@ -110,14 +131,14 @@ def _linear(node: ast.expr, names: tuple[str, ...], quoted: dict[str, str]) -> A
         if isinstance(node.op, ast.Div) and not right[:-1].any() and right[-1] != 0:
             quotient: Array = left / right[-1]
             return quotient
-    raise _refused(f"hypothesis part {ast.unparse(node)!r}", "sums of parameters times numbers")
+    raise _refused(f"hypothesis part {_start_of(ast.unparse(node))}", "sums of parameters times numbers")
 
 
 def _unit(name: str, names: tuple[str, ...]) -> Array:
     if name not in names:
         near = get_close_matches(name, names, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise _refused(f"parameter {printable(name)!r} in a hypothesis", f"one of {', '.join(names)}", hint)
+        raise _refused(f"parameter {_start_of(name)} in a hypothesis", f"one of {some(names, 20)}", hint)
     row = np.zeros(len(names) + 1)
     row[names.index(name)] = 1.0
     return row
