@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import version
-from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +114,9 @@ class GMMEstimator:
             for complaint in _not_among(option, value, choices)
         ]
         if self.maxiter is not None and (
-            isinstance(self.maxiter, bool) or not isinstance(self.maxiter, Integral) or self.maxiter < 1
+            isinstance(self.maxiter, bool)
+            or not isinstance(self.maxiter, (int, np.integer))
+            or self.maxiter < 1
         ):
             complaints.append(
                 Complaint("E102", f"maxiter is {self.maxiter!r}; a whole number from 1 was expected")
@@ -248,7 +249,7 @@ def starting_point(start: Start, sample: Sample) -> Array:
     if start is None:
         return theta
     if hasattr(start, "keys"):  # a mapping, or a pandas Series such as the params of another fit
-        named = {name: start[name] for name in start.keys()}  # noqa: SIM118
+        named = dict(cast(Mapping[str, float], start).items())
         unknown = [name for name in named if name not in sample.names]
         if unknown:
             near = get_close_matches(str(unknown[0]), sample.names, 1)

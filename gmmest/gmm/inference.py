@@ -54,7 +54,10 @@ def covariance(
     if not np.all(scale > 0) or not np.all(np.isfinite(white)):
         return np.full((jacobian.shape[1],) * 2, np.nan)  # the certificate says why
     q, r = np.linalg.qr(white / scale)
-    bread = np.linalg.solve(r, np.eye(r.shape[0]))
+    try:
+        bread = np.linalg.solve(r, np.eye(r.shape[0]))
+    except np.linalg.LinAlgError:
+        return np.full((jacobian.shape[1],) * 2, np.nan)
     if kind == "sandwich":
         meat = weight.whiten(weight.whiten(s.matrix).T)  # L'SL
         half = bread @ q.T
@@ -111,7 +114,9 @@ class WaldTest:
 
 def wald(theta: Array, v: Array, restriction: Array, value: Array, hypothesis: str = "") -> WaldTest:
     """Wald test from estimate, covariance, R and q."""
-    gap = restriction @ theta - value
+    size = np.max(np.abs(restriction), axis=1)
+    restriction = restriction / size[:, None]
+    gap = restriction @ theta - value / size
     middle = restriction @ v @ restriction.T
     scale = np.sqrt(np.diag(middle))
     stat = float(gap / scale @ np.linalg.solve(middle / np.outer(scale, scale), gap / scale))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gmmest.derivatives.analytic import with_derivative
 from gmmest.derivatives.backends import Backend, Prepared, as_backend
-from gmmest.errors import Complaint, EstimationError
+from gmmest.errors import Complaint, EstimationError, some
 from gmmest.execution.serial import Executor, Serial, fold
 from gmmest.models.sample import MomentModel, Sample
 
@@ -121,7 +121,9 @@ class Moments:
             self._passed()
             total = fold(self.executor.map(sums, blocks))
             value = self._finite(total.moments / total.count, theta)
-            self._kept = (key, value, total.jacobian / total.count)
+            jacobian = total.jacobian / total.count
+            self._finite(np.abs(jacobian).max(axis=1), theta, "derivatives of ")
+            self._kept = (key, value, jacobian)
         return self._kept[1], self._kept[2]
 
     def value_and_vjp(self, theta: Array) -> tuple[Array, Callable[[Array], Array]]:
@@ -168,13 +170,13 @@ class Moments:
         if self._watch is not None:
             self._watch(self.evaluations)
 
-    def _finite(self, value: Array, theta: Array) -> Array:
+    def _finite(self, value: Array, theta: Array, what: str = "") -> Array:
         if np.all(np.isfinite(value)):
             return value
         bad = [self.sample.moment_names[j] for j in np.flatnonzero(~np.isfinite(value))]
         at = ", ".join(f"{name} = {x:.6g}" for name, x in zip(self.sample.names, theta, strict=True))
         raise NotFiniteError(
-            Complaint("E411", f"moments {', '.join(bad[:5])} are not finite at {at}", next="start elsewhere")
+            Complaint("E411", f"{what}moments {some(bad)} are not finite at {at}", next="start elsewhere")
         )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gmmest.errors import Complaint, ConfigError, EstimationError, printable
 from gmmest.gmm.certificate import Certificate
-from gmmest.gmm.hypotheses import linear_hypotheses
+from gmmest.gmm.hypotheses import linear_hypotheses, require_independent
 from gmmest.gmm.inference import JTest, WaldTest, j_test, two_sided_p, wald
 from gmmest.gmm.weighting import MomentCovariance, Weight
 
@@ -162,7 +162,7 @@ class GMMResults:
     def _interval(self, alpha: float) -> tuple[Array, Array]:
         from scipy.special import ndtri
 
-        if not 0 < alpha < 1:
+        if not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
             raise ConfigError(Complaint("E102", f"alpha is {alpha!r}; a number between 0 and 1 was expected"))
         reach = ndtri(1.0 - alpha / 2.0) * self.standard_errors
         return self.theta - reach, self.theta + reach
@@ -214,18 +214,21 @@ class GMMResults:
                 raise ConfigError(Complaint("E102", "a hypothesis in words has its value behind the ="))
             restriction, right = linear_hypotheses(hypothesis, self.names)
             return wald(self.theta, self.estimate.v, restriction, right, hypothesis)
-        restriction = np.atleast_2d(np.asarray(hypothesis, dtype=np.float64))
-        right = (
-            np.zeros(len(restriction))
-            if value is None
-            else np.atleast_1d(np.asarray(value, dtype=np.float64))
-        )
-        if restriction.shape[1] != len(self.names) or right.shape != (len(restriction),):
+        try:
+            restriction = np.atleast_2d(np.asarray(hypothesis, dtype=np.float64))
+            right = np.zeros(len(restriction)) if value is None else np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ConfigError(Complaint("E102", "R and its values must be numbers")) from None
+        right = np.atleast_1d(right)
+        if right.ndim != 1 or restriction.shape != (len(right), len(self.names)):
             raise ConfigError(
                 Complaint(
                     "E102", f"R has shape {restriction.shape}, expected (q, {len(self.names)}) and q values"
                 )
             )
+        if not (np.all(np.isfinite(restriction)) and np.all(np.isfinite(right))):
+            raise ConfigError(Complaint("E102", "R and its values must be finite"))
+        require_independent(restriction, "R")
         return wald(self.theta, self.estimate.v, restriction, right)
 
     # --- words --------------------------------------------------------------------------------------

@@ -149,7 +149,9 @@ def _root(matrix: Array, names: tuple[str, ...]) -> Array:
         flat = [names[j] for j in np.flatnonzero(~(scale > 0))]
         raise IdentificationError(
             Complaint(
-                "E211", f"moments {some(flat)} are zero for every observation", next="drop these instruments"
+                "E211",
+                f"moments {some(flat)} are zero for every observation",
+                next="drop these instruments; where the model fits without error, moments have no covariance",
             )
         )
     correlation = matrix / np.outer(scale, scale)
