@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.errors import printable
 from gmmest.gmm.optimize import least_norm
 
 __all__ = ["Certificate", "certify", "curvature"]
@@ -107,7 +108,7 @@ def certify(
     worst = int(np.argmax(np.where(np.isnan(too_long), np.inf, too_long)))
     if not too_long[worst] < STEP_LIMIT:
         reasons.append(
-            f"the remaining Newton step is {relative[worst]:.1e} standard errors in {names[worst]}"
+            f"the remaining Newton step is {relative[worst]:.1e} standard errors in {printable(names[worst])}"
             f" ({STEP_LIMIT:g} is allowed)"
         )
     smallest = smallest_curvature(jacobian, hessian)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.derivatives.backends import Backend, as_backend
-from gmmest.errors import Complaint, ConfigError
+from gmmest.errors import Complaint, ConfigError, some
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import as_executor
 from gmmest.gmm.certificate import Certificate, certify, curvature
@@ -256,7 +256,7 @@ def starting_point(start: Start, sample: Sample) -> Array:
             raise ConfigError(
                 Complaint(
                     "E102",
-                    f"start names {unknown[0]!r}; expected parameters are {', '.join(sample.names)}",
+                    f"start names {unknown[0]!r}; expected parameters are {some(sample.names, 20)}",
                     next=f"did you mean {near[0]!r}?" if near else "",
                 )
             )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gmmest.derivatives.analytic import with_derivative
 from gmmest.derivatives.backends import Backend, Prepared, as_backend
-from gmmest.errors import Complaint, EstimationError, some
+from gmmest.errors import Complaint, EstimationError, printable, some
 from gmmest.execution.serial import Executor, Serial, fold
 from gmmest.models.sample import MomentModel, Sample
 
@@ -174,7 +174,9 @@ class Moments:
         if np.all(np.isfinite(value)):
             return value
         bad = [self.sample.moment_names[j] for j in np.flatnonzero(~np.isfinite(value))]
-        at = ", ".join(f"{name} = {x:.6g}" for name, x in zip(self.sample.names, theta, strict=True))
+        at = ", ".join(
+            f"{printable(name)} = {x:.6g}" for name, x in zip(self.sample.names, theta, strict=True)
+        )
         raise NotFiniteError(
             Complaint("E411", f"{what}moments {some(bad)} are not finite at {at}", next="start elsewhere")
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from gmmest.errors import Complaint, ConfigError, EstimationError, printable
 from gmmest.gmm.certificate import Certificate
 from gmmest.gmm.hypotheses import linear_hypotheses, require_independent
 from gmmest.gmm.inference import JTest, WaldTest, j_test, two_sided_p, wald
-from gmmest.gmm.weighting import MomentCovariance, Weight
+from gmmest.gmm.weighting import MomentCovariance, Weight, read_only
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,10 @@ class Estimate:
     weight: Weight
     s: MomentCovariance
     v: Array
+
+    def __post_init__(self) -> None:
+        for name in ("theta", "moments", "jacobian", "v"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +155,8 @@ class GMMResults:
         """Covariance matrix of the estimates."""
         import pandas as pd
 
-        return pd.DataFrame(self.estimate.v, index=list(self.names), columns=list(self.names))
+        v = self.estimate.v.copy()
+        return pd.DataFrame(v, index=list(self.names), columns=list(self.names))
 
     def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
         """Confidence intervals with coverage ``1 - alpha``: estimate and normal quantile times standard error."""
@@ -170,7 +176,7 @@ class GMMResults:
     def _series(self, values: Array, name: str) -> pd.Series:
         import pandas as pd
 
-        return pd.Series(values, index=list(self.names), name=name)
+        return pd.Series(values.copy(), index=list(self.names), name=name)
 
     # --- tests --------------------------------------------------------------------------------------
 
@@ -292,26 +298,9 @@ class GMMResults:
 
         The first line says whether the fit is verified.
         """
-        from statsmodels.iolib.summary import Summary
-        from statsmodels.iolib.table import SimpleTable
-        from statsmodels.iolib.tableformatting import fmt_params
+        from gmmest.gmm.summary import FitSummary
 
-        facts = self.facts()
-        half = (len(facts) + 1) // 2
-        pairs = [[*facts[i], *(facts[half + i] if half + i < len(facts) else ("", ""))] for i in range(half)]
-        heading, rows = self.table(alpha)
-        summary = Summary()
-        top = SimpleTable(
-            [[str(cell) for cell in row] for row in pairs],
-            title=self.verdict(),
-            txt_fmt={"data_aligns": "llll", "colsep": "  ", "table_dec_above": "="},
-        )
-        summary.tables.append(top)
-        summary.tables.append(
-            SimpleTable([row[1:] for row in rows], heading[1:], [row[0] for row in rows], txt_fmt=fmt_params)
-        )
-        summary.add_extra_txt(list(self.notes))
-        return summary
+        return FitSummary(self.verdict(), self.facts(), *self.table(alpha), self.notes)
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain numbers and text, as ``to_json`` writes it."""
@@ -342,14 +331,16 @@ class GMMResults:
             "se": self.settings.se,
             "evaluations": self.work.evaluations,
             "seconds": self.work.seconds,
-            "loglike": self.loglike,
+            "loglike": None if self.loglike is None else _number(self.loglike),
             "notes": list(self.notes),
-            "manifest": dict(self.manifest),
+            "manifest": deepcopy(dict(self.manifest)),
         }
 
     def to_json(self) -> str:
         """The result as JSON; numbers have all their digits, what is not finite is null."""
-        return json.dumps(self.as_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(self.as_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+        # what is not printable stands inside names only, and moves no terminal's cursor when it is escaped
+        return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
     def __str__(self) -> str:
         return str(self.summary())

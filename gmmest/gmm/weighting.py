@@ -49,6 +49,16 @@ class MomentCovariance:
     estimator: Estimator
     n_obs: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", read_only(self.matrix))
+
+
+def read_only(array: Array) -> Array:
+    """The same numbers in an array that cannot be written to; the one given stays as it is."""
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -64,6 +74,9 @@ class Weight:
 
     root: Array
     source: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", read_only(self.root))
 
     @property
     def efficient(self) -> bool:
