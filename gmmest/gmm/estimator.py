@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.derivatives.backends import Backend, as_backend
-from gmmest.errors import Complaint, ConfigError, some
+from gmmest.errors import Complaint, ConfigError, printable, some
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import as_executor
 from gmmest.gmm.certificate import Certificate, certify, curvature
@@ -40,6 +40,12 @@ Start = Mapping[str, float] | Sequence[float] | NDArray[np.float64] | None
 
 CURVATURE_STEP = 0.05
 """Steps, in standard errors, of the differences that give the criterion's curvature."""
+
+
+STEP_RATIO = 16.0
+DIFFERENCE_LIMIT = 1e-3
+"""How far derivatives by differences may move, relative to the column, when steps are 16 times shorter:
+a thousandth shows in the fourth digit of a standard error, the last one printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +206,8 @@ def _fit_steps(options: GMMEstimator, moments: Moments, theta: Array) -> _Fitted
     first = fitted.certificate
     weight = inverse_weight(fitted.estimate.s, moments.sample.moment_names)
     fitted = _fit_once(options, moments, weight, fitted.estimate.theta)
-    if first.verified:
+    just_identified = len(moments.sample.names) == len(moments.sample.moment_names)
+    if first.verified or just_identified:  # a root is a root, whatever weight led there
         return fitted
     reasons = tuple(f"first step: {reason}" for reason in first.reasons)
     return replace(
@@ -240,7 +247,22 @@ def _judge(criterion: Criterion, z: Array, estimate: Estimate, moments: Moments)
         root = float(estimate.s.n_obs * (at_root @ at_root))
     elif np.all(np.isfinite(errors)) and np.all(errors > 0):
         hessian = curvature(lambda x: 0.5 * criterion.value_and_gradient(x)[1], z, CURVATURE_STEP * errors)
-    return certify(z, residuals, jacobian, errors, moments.sample.names, hessian, root)
+    certificate = certify(z, residuals, jacobian, errors, moments.sample.names, hessian, root)
+    doubts = () if moments.exact else _doubtful_differences(moments, estimate)
+    return replace(certificate, reasons=(*certificate.reasons, *doubts))
+
+
+def _doubtful_differences(moments: Moments, estimate: Estimate) -> tuple[str, ...]:
+    """Columns of a Jacobian by differences that change with the steps: standard errors would be wrong."""
+    other = moments.jacobian_with_steps(estimate.theta, 1.0 / STEP_RATIO)
+    size = np.max(np.abs(estimate.jacobian), axis=0)
+    gap = np.max(np.abs(other - estimate.jacobian), axis=0)
+    doubtful = [
+        f"differences with shorter steps give other derivatives in {printable(name)}: rescale, or use exact ones"
+        for name, g, s in zip(moments.sample.names, gap, size, strict=True)
+        if not g <= DIFFERENCE_LIMIT * s
+    ]
+    return tuple(doubtful[:1])
 
 
 def starting_point(start: Start, sample: Sample) -> Array:
