@@ -1,8 +1,8 @@
-"""What must hold before (and after) a choice model is estimated, checked on the arrays of its sample.
+"""What must hold before a model is estimated, checked on the arrays of its sample.
 
-Only differences within choice sets matter to a logit.  So a column must vary within some set, no
-column may be a combination of others within every set, and no combination may predict the
-choices perfectly.
+Only differences within choice sets matter to a logit: a column must vary within some set, and no
+column may be a combination of others within every set.  In a regression no column may be a
+combination of others, and the instruments must move the regressors.
 """
 
 from __future__ import annotations
@@ -14,22 +14,15 @@ from numpy.typing import NDArray
 
 from gmmest.data.block import Block
 from gmmest.derivatives import ops
-from gmmest.errors import Complaint, IdentificationError, plural, printable, some
+from gmmest.errors import Complaint, IdentificationError, plural, printable
 
-__all__ = ["check_features", "check_instruments", "check_overlap"]
+__all__ = ["check_features", "check_instruments", "check_regression"]
 
 Array = NDArray[np.float64]
 
 COLLINEAR = 1e-11
 """A unit column closer than this to the span of the others is called a combination of them; data in
 double precision carry 16 digits, and 1e-9 is still estimated (with a large standard error)."""
-
-_PASSES = 60
-_CERTAIN = 0.9
-_LINEAR_PROGRAM = 1_000_000
-"""Numbers in a linear program that is still quick; it decides where Newton steps came to no end."""
-_FULL_RANK = 1e-12
-"""Along a direction that separates, curvature falls with every step; below this it is rounding."""
 
 
 def check_features(full: Block, names: tuple[str, ...]) -> None:
@@ -49,30 +42,62 @@ def check_features(full: Block, names: tuple[str, ...]) -> None:
 
 def check_instruments(full: Block, moment_names: tuple[str, ...], n_params: int) -> None:
     """Refuse too few instruments (E212), and constant (E203) or redundant ones (E211)."""
-    complaints: list[Complaint] = []
-    if len(moment_names) < n_params:
-        complaints.append(
-            Complaint(
-                "E212",
-                f"{plural(len(moment_names), 'moment')}, {plural(n_params, 'parameter')}: at least as many moments"
-                " as parameters were expected",
-                next="add instruments (instruments: {add: [...]}) or drop terms",
-            )
-        )
+    complaints = list(_too_few(len(moment_names), n_params))
     complaints += _constant_columns(
         full.instruments, full.offsets, moment_names, "it makes no moment; drop it"
     )
     _raise(complaints)
     factor, scale = _within_factor(full.instruments, full.offsets)
-    complaints += [
-        Complaint(
+    _raise(list(_redundant(factor, scale, moment_names, " within every choice set")))
+
+
+def check_regression(X: Array, Z: Array, names: tuple[str, ...], moment_names: tuple[str, ...]) -> None:
+    """Refuse regressions that cannot be estimated.
+
+    Too few instruments (E212), collinear regressors (E202), redundant instruments (E211), and
+    instruments that leave a combination of the regressors unmoved (E213).
+    """
+    _raise(list(_too_few(len(moment_names), len(names))))
+    factor, scale = _factor(X)
+    complaints = [
+        Complaint("E202", f"{combination}, up to {gap:.0e} of its size", next="drop one of these regressors")
+        for combination, gap in _combinations(factor, scale, names)
+    ]
+    both, sizes = _factor(np.concatenate([Z, X], axis=1))
+    m = len(moment_names)
+    complaints += _redundant(both[:m, :m], sizes[:m], moment_names, "")
+    _raise(complaints)
+    # the regressors' part in the span of the instruments: R12 of the joint decomposition
+    projected = both[:m, m:]
+    _raise(
+        [
+            Complaint(
+                "E213",
+                f"the instruments do not identify the parameters: {combination} as far as they can tell",
+                next="add instruments that move these regressors apart",
+            )
+            for combination, _ in _combinations(projected, sizes[m:], names)
+        ]
+    )
+
+
+def _too_few(n_moments: int, n_params: int) -> Iterator[Complaint]:
+    if n_moments < n_params:
+        yield Complaint(
+            "E212",
+            f"{plural(n_moments, 'moment')}, {plural(n_params, 'parameter')}: at least as many moments"
+            " as parameters were expected",
+            next="add instruments or drop terms",
+        )
+
+
+def _redundant(factor: Array, scale: Array, names: tuple[str, ...], place: str) -> Iterator[Complaint]:
+    for combination, _ in _combinations(factor, scale, names):
+        yield Complaint(
             "E211",
-            f"a moment is redundant: {combination} within every choice set; the J test would count it",
+            f"a moment is redundant: {combination}{place}; the J test would count it",
             next="drop one of these instruments",
         )
-        for combination, _ in _combinations(factor, scale, moment_names)
-    ]
-    _raise(complaints)
 
 
 def _raise(complaints: list[Complaint]) -> None:
@@ -91,17 +116,23 @@ def _constant_columns(
 
 
 def _within_factor(values: Array, offsets: NDArray[np.int64]) -> tuple[Array, Array]:
-    """R of the QR decomposition of the demeaned columns at unit norm, and those norms.
+    """:func:`_factor` of the columns less their means within each choice set."""
+    means = ops.segment_sum(values, offsets) / np.diff(offsets)[:, None]
+    return _factor(values - ops.segment_repeat(means, offsets))
+
+
+def _factor(values: Array) -> tuple[Array, Array]:
+    """R of the QR decomposition of the columns at unit norm, and those norms.
 
     Rows are taken in pieces and R is carried along, so that no square of the columns is formed.
     """
-    means = ops.segment_sum(values, offsets) / np.diff(offsets)[:, None]
-    centred = values - ops.segment_repeat(means, offsets)
-    scale = np.abs(centred).max(axis=0)
-    scale *= np.sqrt(np.sum(np.square(centred / scale), axis=0))
+    scale = np.abs(values).max(axis=0)
+    scale[scale == 0] = 1.0
+    norms = np.sqrt(np.sum(np.square(values / scale), axis=0))
+    scale *= np.where(norms > 0, norms, 1.0)
     factor: Array = np.zeros((0, values.shape[1]))
-    for start in range(0, centred.shape[0], 8192):
-        rows: Array = np.concatenate([factor, centred[start : start + 8192] / scale])
+    for start in range(0, values.shape[0], 8192):
+        rows: Array = np.concatenate([factor, values[start : start + 8192] / scale])
         factor = np.linalg.qr(rows, mode="r")  # type: ignore[assignment]
     return factor, scale
 
@@ -121,118 +152,3 @@ def _combinations(factor: Array, scale: Array, names: tuple[str, ...]) -> Iterat
         size_of = np.abs(weights) * scale[order[:rank]] / scale[order[k]]
         parts = [f"{weights[j]:+.6g} {printable(names[order[j]])}" for j in range(rank) if size_of[j] > 1e-6]
         yield f"{printable(names[order[k]])} = {' '.join(parts).lstrip('+') or '0'}", float(gaps[k])
-
-
-# --- separation ---------------------------------------------------------------------------------------------
-
-
-def check_overlap(theta: Array, full: Block, names: tuple[str, ...]) -> None:
-    """Refuse choices that some combination of the features predicts without error (E201).
-
-    Let ``x_j`` be the features of an unchosen row minus those of its chosen one.  By Stiemke's
-    lemma either there are weights w > 0 with ``sum_j w_j x_j = 0``, or there is a direction d
-    with ``x_j'd <= 0`` for all j, not all zero: the likelihood then grows along d for ever.
-    At the maximum of the likelihood the shares are such weights.  Near it ``r = sum_j s_j x_j`` is
-    small, and ``w_j = s_j (1 - x_j'H^-1 r)`` with ``H = sum_j s_j x_j x_j'`` solves the equation
-    exactly; it is positive if every ``|x_j'H^-1 r| < 1``.  That is a proof (rows whose share is
-    too small for a float change nothing as long as the others give H full rank), and costs two
-    passes.  From another point Newton steps on the likelihood lead there; on separated data they
-    never do, and their direction is d.
-
-    Parameters
-    ----------
-    theta : array (P,)
-        Where to start; at the maximum one round is enough.
-    full : Block
-        All choice sets; nothing is checked where choices are not observed.
-    names : tuple of str
-
-    References
-    ----------
-    Albert, A. and J. A. Anderson (1984), "On the existence of maximum likelihood estimates in
-    logistic regression models", Biometrika 71, 1-10.
-    """
-    if not full.chosen.any():
-        return
-    chosen = full.features[full.chosen > 0]
-    differences = (full.features - ops.segment_repeat(chosen, full.offsets))[full.chosen == 0]
-    scale = np.abs(differences).max(axis=0)
-    # orthonormal columns: what is left of bad conditioning comes from the shares alone
-    basis, triangle = np.linalg.qr(differences / scale)
-    direction = np.zeros_like(theta)
-    for start in (theta, np.zeros_like(theta)):  # from zero, where the theta of another criterion led astray
-        found = _climb(full, basis, triangle @ (scale * start))
-        if found is None:
-            return
-        direction = found
-    moved = np.linalg.solve(triangle, direction)
-    scaled = differences / scale
-    if not _separates(scaled, moved) and scaled.size <= _LINEAR_PROGRAM:
-        exact = _separating_direction(scaled)
-        if exact is not None and not exact.any():
-            return  # the maximum exists, too far out for Newton steps to have come near
-        moved = moved if exact is None else exact
-    _refuse_separated(full, scaled, moved, names)
-
-
-def _climb(full: Block, basis: Array, point: Array) -> Array | None:
-    """Newton steps on the likelihood: None when overlap is proved, else the direction of the last step."""
-    unchosen = full.chosen == 0
-    step = np.zeros_like(point)
-    for _ in range(_PASSES):
-        utility = np.zeros(full.n_rows)
-        utility[unchosen] = basis @ point
-        shares = ops.segment_softmax(utility, full.offsets)[unchosen]
-        weighted = basis * shares[:, None]
-        residual = weighted.sum(axis=0)
-        curvature = weighted.T @ basis
-        extent = np.linalg.eigvalsh(curvature)
-        if extent[0] > _FULL_RANK * extent[-1]:
-            tilt = np.abs(basis @ np.linalg.solve(curvature, residual))
-            if np.max(tilt) < _CERTAIN:
-                return None
-        spread = np.zeros((full.n_rows, point.size))
-        spread[unchosen] = weighted
-        means = ops.segment_sum(spread, full.offsets)
-        following = -np.linalg.pinv(curvature - means.T @ means, rcond=1e-14, hermitian=True) @ residual
-        change = np.max(np.abs(basis @ following))
-        if not 0.0 < change < np.inf:
-            break
-        step = following
-        point = point + step * min(1.0, 5.0 / change)
-    return step
-
-
-def _separates(scaled: Array, direction: Array) -> bool:
-    """Whether utilities of unchosen rows only fall along a direction."""
-    along = scaled @ direction
-    return bool(np.all(along <= 1e-6 * np.max(np.abs(along))))
-
-
-def _refuse_separated(full: Block, scaled: Array, direction: Array, names: tuple[str, ...]) -> None:
-    along = scaled @ direction
-    unchosen = np.flatnonzero(full.chosen == 0)
-    sets = np.searchsorted(full.offsets, unchosen, side="right")
-    strict = np.unique(sets[along < -1e-6 * np.max(np.abs(along))]).size
-    weights = np.abs(direction * np.ptp(scaled, axis=0))
-    involved = [name for name, w in zip(names, weights, strict=True) if w > 1e-3 * np.max(weights)]
-    what = (
-        f"no finite estimate exists: a combination of {some(involved)} predicts {strict} of {full.n_sets}"
-        " choices without error"
-        if _separates(scaled, direction)
-        else f"no finite estimate was found to exist; the likelihood still grows along {some(involved)}"
-    )
-    raise IdentificationError(
-        Complaint("E201", what, next="drop or combine these terms; estimates for them do not exist")
-    )
-
-
-def _separating_direction(scaled: Array) -> Array | None:
-    """The direction along which utilities fall most, by a linear program; zero if there is none."""
-    from scipy.optimize import linprog
-
-    found = linprog(scaled.sum(axis=0), A_ub=scaled, b_ub=np.zeros(len(scaled)), bounds=(-1.0, 1.0))
-    if not found.success:
-        return None
-    direction: Array = np.asarray(found.x) if found.fun < -1e-7 * len(scaled) else np.zeros(scaled.shape[1])
-    return direction

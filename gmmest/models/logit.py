@@ -18,8 +18,9 @@ from gmmest.data.block import Block, block_ranges
 from gmmest.data.choice_data import ChoiceData
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError
-from gmmest.models.identification import check_features, check_instruments, check_overlap
+from gmmest.models.identification import check_features, check_instruments
 from gmmest.models.sample import Sample, rows_per_block
+from gmmest.models.separation import check_overlap
 from gmmest.models.terms import Term, design_matrix, used_columns
 
 __all__ = ["Logit"]
