@@ -83,7 +83,9 @@ class Binding:
     def pieces(self) -> list[tuple[int, int]]:
         """Where each active argument lies in x."""
         ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
-        return [(int(end) - int(np.prod(shape)), int(end)) for end, shape in zip(ends, self.shapes, strict=True)]
+        return [
+            (int(end) - int(np.prod(shape)), int(end)) for end, shape in zip(ends, self.shapes, strict=True)
+        ]
 
     def tangent(self, tangent: Any) -> Any:
         """A tangent, given as the active arguments are: an array, or a dict of arrays."""
@@ -91,9 +93,13 @@ class Binding:
             return _shaped(tangent, self.shapes[0], "tangent")
         if not isinstance(tangent, Mapping) or set(tangent) != set(self.keys):
             raise DerivativeError(
-                Complaint("E613", f"the tangent must be a dict with the keys {list(self.keys)}, as wrt names them")
+                Complaint(
+                    "E613", f"the tangent must be a dict with the keys {list(self.keys)}, as wrt names them"
+                )
             )
-        parts = [_shaped(tangent[k], s, f"tangent[{k!r}]") for k, s in zip(self.keys, self.shapes, strict=True)]
+        parts = [
+            _shaped(tangent[k], s, f"tangent[{k!r}]") for k, s in zip(self.keys, self.shapes, strict=True)
+        ]
         return np.concatenate([np.reshape(p, -1) for p in parts])
 
     def _call(self, function: Callable[..., Any], x: Any, rest: tuple[Any, ...]) -> Any:
@@ -124,7 +130,9 @@ def bind(
     keys: tuple[Any, ...] = (wrt,) if single else tuple(wrt)  # type: ignore[arg-type]
     positions = tuple(_position(function, args, key) for key in keys)
     if not keys or len(set(positions)) < len(keys):
-        raise DerivativeError(Complaint("E610", f"wrt={wrt!r}; one or several different arguments were expected"))
+        raise DerivativeError(
+            Complaint("E610", f"wrt={wrt!r}; one or several different arguments were expected")
+        )
     shapes = tuple(_numbers(args[i], key).shape for i, key in zip(positions, keys, strict=True))
     return Binding(positions, keys, shapes, single, dict(constants or {}))
 
@@ -143,11 +151,15 @@ def _position(function: Callable[..., Any], args: tuple[Any, ...], key: Any) -> 
             names = []
         if key not in names:
             raise DerivativeError(
-                Complaint("E610", f"wrt={key!r}; the arguments given are {', '.join(names) or 'without names'}")
+                Complaint(
+                    "E610", f"wrt={key!r}; the arguments given are {', '.join(names) or 'without names'}"
+                )
             )
         return names.index(key)
     if isinstance(key, bool) or not isinstance(key, (int, np.integer)):
-        raise DerivativeError(Complaint("E610", f"wrt={key!r}; a position or the name of an argument was expected"))
+        raise DerivativeError(
+            Complaint("E610", f"wrt={key!r}; a position or the name of an argument was expected")
+        )
     if not -len(args) <= key < len(args):
         raise DerivativeError(Complaint("E610", f"wrt={key}; {len(args)} arguments were given"))
     return int(key) % len(args)

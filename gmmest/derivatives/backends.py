@@ -290,7 +290,9 @@ def as_backend(backend: str | Backend) -> Backend:
     if not isinstance(backend, str):
         if hasattr(backend, "prepare"):
             return backend
-        raise ConfigError(Complaint("E102", f"grad is {backend!r}; a name or a backend with prepare() was expected"))
+        raise ConfigError(
+            Complaint("E102", f"grad is {backend!r}; a name or a backend with prepare() was expected")
+        )
     if backend in BACKENDS:
         return BACKENDS[backend]
     near = get_close_matches(backend, BACKENDS, 1)

@@ -31,7 +31,9 @@ def hessian(engine: Any, x: Any, rest: tuple[Any, ...]) -> Any:
         return own(x, *rest)
     from gmmest.derivatives.finite_difference import difference_jacobian
 
-    return difference_jacobian(lambda point, *others: engine.value_and_jacobian(point, *others)[1], x, *rest, central=True)[1]
+    return difference_jacobian(
+        lambda point, *others: engine.value_and_jacobian(point, *others)[1], x, *rest, central=True
+    )[1]
 
 
 def hvp(engine: Any, x: Any, tangent: Any, rest: tuple[Any, ...]) -> Any:

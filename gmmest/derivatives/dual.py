@@ -113,7 +113,9 @@ class DualArray(NDArrayOperatorsMixin):
             return rule(_leading_level(args), *args)
         out = kwargs.pop("out", None)
         _check_dtype(func, kwargs)
-        result = _with_options(rule, func, "__call__", _leading_level((*args, *kwargs.values())), args, kwargs)
+        result = _with_options(
+            rule, func, "__call__", _leading_level((*args, *kwargs.values())), args, kwargs
+        )
         return result if out is None else _write(out, result)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:

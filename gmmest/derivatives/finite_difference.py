@@ -278,4 +278,5 @@ def _imaginary(function: Callable[..., Any], point: Any, constants: tuple[Any, .
 def _stacked(columns: list[Any], value: Array, x: Array) -> Array:
     if not columns:
         return np.zeros(value.shape + x.shape)
-    return np.ascontiguousarray(np.stack(columns, axis=-1).reshape(value.shape + x.shape))
+    stacked: Array = np.stack(columns, axis=-1).reshape(value.shape + x.shape)
+    return stacked

@@ -45,14 +45,18 @@ class ForwardFunction:
 
     name = "forward"
 
-    def __init__(self, function: Callable[..., Any], chunk: int | None = None, product_rule: bool = True) -> None:
+    def __init__(
+        self, function: Callable[..., Any], chunk: int | None = None, product_rule: bool = True
+    ) -> None:
         self.function = function
         self.chunk = chunk
         self.product_rule = product_rule
 
     def value_and_jacobian(self, x: Array, *constants: Any) -> tuple[Array, Array]:
         """Value and Jacobian, see :func:`forward_jacobian`."""
-        return forward_jacobian(self.function, x, *constants, chunk=self.chunk, product_rule=self.product_rule)
+        return forward_jacobian(
+            self.function, x, *constants, chunk=self.chunk, product_rule=self.product_rule
+        )
 
     def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
         """Value and ``v -> v'J``, made from the Jacobian."""
@@ -123,7 +127,9 @@ def forward_jacobian(
     return value, jacobian if type(jacobian) is DualArray else np.ascontiguousarray(jacobian)
 
 
-def forward_jvp(function: Callable[..., Any], x: Array, tangent: Array, *constants: Any) -> tuple[Array, Array]:
+def forward_jvp(
+    function: Callable[..., Any], x: Array, tangent: Array, *constants: Any
+) -> tuple[Array, Array]:
     """Value and directional derivative ``J t``: one sweep with a single partial.
 
     Returns
@@ -135,7 +141,9 @@ def forward_jvp(function: Callable[..., Any], x: Array, tangent: Array, *constan
     return value, slopes[0, ...]
 
 
-def forward_hessian(function: Callable[..., Any], x: Array, *constants: Any, chunk: int | None = None) -> Array:
+def forward_hessian(
+    function: Callable[..., Any], x: Array, *constants: Any, chunk: int | None = None
+) -> Array:
     """Second derivatives by two nested levels, (*value.shape, *x.shape, *x.shape).
 
     Cost: about one evaluation on buffers of ``(P + 1)^2`` times the size, in chunks of the outer level.

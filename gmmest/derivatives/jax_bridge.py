@@ -1,9 +1,8 @@
 """Plain-NumPy functions under JAX: traced, compiled, differentiated in reverse or forward mode.
 
-While JAX traces, the function sees :class:`TracedArray` objects.  They answer NumPy's protocols
-(NEP 13 and 18) with the functions of ``jax.numpy`` of the same name, so that ``np.exp(theta)`` and
-``D.T @ s`` mean what they always mean.  Data are arguments of the compiled function, never
-constants inside it, and are put on the device once.
+While JAX traces, the function sees arrays of :mod:`.jax_array`; a function written in ``jax.numpy``
+gets JAX's own arrays instead.  Data are arguments of the compiled function, never constants
+inside it, and large ones are put on the device once: they must not be written into afterwards.
 
 Two facts of XLA's CPU code shape this module.  A product with a tall matrix is two to three times
 faster when the matrix is stored transposed, so tall constants travel transposed and are turned
@@ -18,31 +17,37 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.special as jsp
 import numpy as np
-from jax import errors as jax_errors
-from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
-from gmmest.derivatives import ops
-from gmmest.derivatives.location import traceback_location, user_location
+from gmmest.derivatives import jax_functions
+from gmmest.derivatives.jax_array import VALUE_DEPENDENT, NeedsConcrete, TracedArray, bare
+from gmmest.derivatives.location import traceback_location
 from gmmest.errors import Complaint, DerivativeError
 
-__all__ = ["JaxFunction", "TracedArray"]
+__all__ = ["InnerFunction", "JaxFunction"]
 
 Array = NDArray[np.float64]
+
+jax_functions.register()
+
+SMALL = 4096
+"""Entries up to which a constant is handed over afresh at every call."""
+
+KEPT = 64
+"""Large constants whose copies on the device are kept."""
 
 
 def _x64() -> Any:
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # before jax 0.8
+    from jax import experimental  # before jax 0.8
 
-    return enable_x64()
+    return experimental.enable_x64()  # type: ignore[attr-defined]
 
 
 class JaxFunction:
@@ -51,17 +56,24 @@ class JaxFunction:
     Parameters
     ----------
     function : callable
-        ``function(x, *constants)`` in plain NumPy, ``gmmest.ops`` or ``jax.numpy``.
+        ``function(x, *constants)`` in plain NumPy with ``gmmest.ops``, or in ``jax.numpy``.
     mode : {"reverse", "forward"}
         How Jacobians are made; vector-Jacobian products are always reverse.
+
+    Attributes
+    ----------
+    compile_seconds : float
+        Time spent on tracing and compiling so far.
     """
 
     def __init__(self, function: Callable[..., Any], mode: Literal["reverse", "forward"]) -> None:
         self.function = function
         self.mode = mode
         self.compile_seconds = 0.0
-        self._programs: list[tuple[_Structure, _Programs]] = []
-        self._on_device: dict[int, tuple[Any, Any]] = {}
+        self._raw = False  # whether the function is written in jax.numpy
+        self._concrete: frozenset[int] = frozenset()
+        self._programs: list[tuple[Any, _Programs]] = []
+        self._on_device: dict[int, tuple[Any, Any, Any]] = {}
 
     @property
     def name(self) -> str:
@@ -70,16 +82,12 @@ class JaxFunction:
 
     def value_and_jacobian(self, x: Array, *constants: Any) -> tuple[Array, Array]:
         """Value and Jacobian of shape ``(*value.shape, *x.shape)``."""
-        with _x64():
-            programs, leaves = self._prepared(constants)
-            value, jacobian = self._run(programs.jacobian, x, leaves)
-            return np.array(value), np.array(jacobian)
+        value, jacobian = self._evaluated("jacobian", x, constants)[0]
+        return np.array(value), np.array(jacobian)
 
     def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
         """Value and the function ``v -> v'J``."""
-        with _x64():
-            programs, leaves = self._prepared(constants)
-            value, residuals = self._run(programs.forward, x, leaves)
+        (value, residuals), programs = self._evaluated("forward", x, constants)
 
         def vjp(v: Array) -> Array:
             with _x64():
@@ -87,43 +95,111 @@ class JaxFunction:
 
         return np.array(value), vjp
 
-    def _prepared(self, constants: tuple[Any, ...]) -> tuple[_Programs, list[Any]]:
-        arrays: list[Any] = []
-        structure = _structure(constants, arrays)
-        leaves = [self._device(a) for a in arrays]
+    def value_and_jvp(self, x: Array, tangent: Array, *constants: Any) -> tuple[Array, Array]:
+        """Value and ``J t``."""
+        value, product = self._evaluated("jvp", x, constants, tangent)[0]
+        return np.array(value), np.array(product)
+
+    def hessian(self, x: Array, *constants: Any) -> Array:
+        """Second derivatives, forward over reverse."""
+        return np.array(self._evaluated("hessian", x, constants)[0])
+
+    def hvp(self, x: Array, tangent: Array, *constants: Any) -> Array:
+        """Derivative of the Jacobian along a tangent."""
+        return np.array(self._evaluated("hvp", x, constants, tangent)[0])
+
+    def _evaluated(self, verb: str, x: Any, constants: tuple[Any, ...], *more: Any) -> tuple[Any, _Programs]:
+        """Run one of the programs; trace again where the function asks for constants by value."""
+        with _x64():
+            while True:
+                arrays: list[Any] = []
+                structure = _structure(constants, arrays)
+                programs, leaves = self._prepared(structure, arrays)
+                try:
+                    return self._run(getattr(programs, verb), x, leaves, *more), programs
+                except NeedsConcrete as request:
+                    self._concrete |= request.origins
+                except (TypeError, ValueError, *VALUE_DEPENDENT) as error:
+                    self._other_way(error, x, structure, arrays)
+
+    def _other_way(self, error: Exception, x: Any, structure: Any, arrays: list[Any]) -> None:
+        """A function that could not be traced with our arrays may be one of jax.numpy, which wants JAX's."""
+        everything = frozenset(range(len(arrays)))
+        if isinstance(error, DerivativeError):
+            raise error
+        if self._raw and isinstance(error, VALUE_DEPENDENT) and not self._concrete >= everything:
+            self._concrete |= everything
+            return
+        if self._raw or not _touches_jax(error):
+            raise _untraceable(error) if isinstance(error, VALUE_DEPENDENT) else error
+        self._raw = True
+
+    def _prepared(self, structure: _Structure, arrays: list[Any]) -> tuple[_Programs, list[Any]]:
+        fixed = {i: arrays[i] for i in sorted(self._concrete) if i < len(arrays)}
+        key = (self._raw, structure, tuple((i, np.asarray(a).tobytes()) for i, a in fixed.items()))
+        leaves = [self._device(a) for i, a in enumerate(arrays) if i not in fixed]
         for known, programs in self._programs:
-            if known == structure:
+            if known == key:
                 return programs, leaves
-        programs = _compile(self.function, structure, self.mode)
-        self._programs.append((structure, programs))
+        programs = _compile(self.function, structure, fixed, self._raw, self.mode)
+        self._programs = [*self._programs, (key, programs)]
         return programs, leaves
 
     def _device(self, array: Any) -> Any:
         """The device's copy of an array; kept with the array itself, so that its id stays taken."""
+        if array.size <= SMALL:
+            return _stored(array)
+        sample = array.ravel()[:: max(1, array.size // 64)].tobytes() if array.flags.c_contiguous else b""
         kept = self._on_device.get(id(array))
-        if kept is None:
-            kept = (array, jax.device_put(_stored(array)))
+        if kept is None or kept[2] != sample:  # the sample notices most writes into the array
+            kept = (array, jax.device_put(_stored(array)), sample)
             self._on_device[id(array)] = kept
+            if len(self._on_device) > KEPT:
+                self._on_device.pop(next(iter(self._on_device)))
         return kept[1]
 
     def _run(self, program: Any, *arguments: Any) -> Any:
         before = program._cache_size()
         start = time.perf_counter()
-        try:
-            result = program(*arguments)
-        except DerivativeError:
-            raise
-        except (
-            jax_errors.ConcretizationTypeError,
-            jax_errors.TracerArrayConversionError,
-            jax_errors.TracerIntegerConversionError,
-            jax_errors.NonConcreteBooleanIndexError,
-        ) as error:
-            raise _untraceable(error) from error
+        result = program(*arguments)
         if program._cache_size() > before:
-            jax.block_until_ready(result)
+            jax.block_until_ready(result)  # type: ignore[no-untyped-call]
             self.compile_seconds += time.perf_counter() - start
         return result
+
+
+class InnerFunction:
+    """Derivatives inside a function that JAX is tracing: JAX's own transformations, nothing compiled."""
+
+    name = "jax"
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def value_and_jacobian(self, x: Any, *constants: Any) -> tuple[Any, Any]:
+        """Value and Jacobian, forward."""
+        call, point = self._bound(x, constants)
+        return TracedArray(call(point)), TracedArray(jax.jacfwd(call)(point))
+
+    def value_and_vjp(self, x: Any, *constants: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """Value and ``v -> v'J``."""
+        call, point = self._bound(x, constants)
+        value, pull = jax.vjp(call, point)
+        return TracedArray(value), lambda v: TracedArray(pull(jnp.asarray(bare(v)))[0])
+
+    def value_and_jvp(self, x: Any, tangent: Any, *constants: Any) -> tuple[Any, Any]:
+        """Value and ``J t``."""
+        call, point = self._bound(x, constants)
+        value, product = jax.jvp(call, (point,), (jnp.asarray(bare(tangent)),))
+        return TracedArray(value), TracedArray(product)
+
+    def hessian(self, x: Any, *constants: Any) -> Any:
+        """Second derivatives."""
+        call, point = self._bound(x, constants)
+        return TracedArray(jax.hessian(call)(point))
+
+    def _bound(self, x: Any, constants: tuple[Any, ...]) -> tuple[Callable[[Any], Any], Any]:
+        return lambda p: _one_array(self.function(TracedArray(p), *constants)), jnp.asarray(bare(x))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +207,17 @@ class _Programs:
     jacobian: Any
     forward: Any
     backward: Any
+    jvp: Any
+    hessian: Any
+    hvp: Any
 
 
-def _compile(function: Callable[..., Any], structure: _Structure, mode: str) -> _Programs:
+def _compile(
+    function: Callable[..., Any], structure: _Structure, fixed: dict[int, Any], raw: bool, mode: str
+) -> _Programs:
     def call(x: Any, leaves: list[Any]) -> Any:
-        supply = iter(leaves)
-        constants = _rebuilt(structure, supply)
-        return _unwrapped_result(function(TracedArray(x), *constants))
+        constants = _rebuilt(structure, _Supply(leaves, fixed, raw))
+        return _one_array(function(x if raw else TracedArray(x), *constants))
 
     transform = jax.jacrev if mode == "reverse" else jax.jacfwd
 
@@ -149,17 +229,35 @@ def _compile(function: Callable[..., Any], structure: _Structure, mode: str) -> 
         jacobian, value = transform(twice, has_aux=True)(x)
         return value, jacobian
 
-    def value_and_residuals(x: Any, leaves: list[Any]) -> Any:
-        return jax.vjp(lambda point: call(point, leaves), x)
+    def along(x: Any, leaves: list[Any], tangent: Any) -> Any:
+        return jax.jvp(lambda point: call(point, leaves), (x,), (tangent,))
+
+    def jacobian_along(x: Any, leaves: list[Any], tangent: Any) -> Any:
+        return jax.jvp(jax.jacrev(lambda point: call(point, leaves)), (x,), (tangent,))[1]
 
     return _Programs(
-        jax.jit(value_and_jacobian),
-        jax.jit(value_and_residuals),
-        jax.jit(lambda residuals, v: residuals(v)[0]),
+        jacobian=jax.jit(value_and_jacobian),
+        forward=jax.jit(lambda x, leaves: jax.vjp(lambda point: call(point, leaves), x)),
+        backward=jax.jit(lambda residuals, v: residuals(v)[0]),
+        jvp=jax.jit(along),
+        hessian=jax.jit(lambda x, leaves: jax.hessian(lambda point: call(point, leaves))(x)),
+        hvp=jax.jit(jacobian_along),
     )
 
 
-# --- constants: arrays become arguments, everything else stays as it is ------------------------------
+def _one_array(result: Any) -> Any:
+    if isinstance(result, (tuple, list, dict)) or result is None:
+        raise DerivativeError(
+            Complaint(
+                "E606",
+                f"the function returned a {type(result).__name__}; one array or number was expected",
+                next="np.stack([...]) or np.concatenate([...]) what it computes",
+            )
+        )
+    return jnp.asarray(bare(result), dtype=jnp.float64)
+
+
+# --- constants: arrays and floats become arguments, everything else stays as it is ---------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +269,46 @@ class _Structure:
     parts: tuple[Any, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Static:
+    """Something else: equal to itself, or to an equal thing of the same type."""
+
+    item: Any
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Static) or type(self.item) is not type(other.item):
+            return False
+        if self.item is other.item:
+            return True
+        simple = isinstance(self.item, (str, bytes, int, float, complex, type(None), range, slice))
+        return simple and bool(self.item == other.item)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Supply:
+    """Leaves in order: traced ones, and concrete ones as they are."""
+
+    def __init__(self, leaves: list[Any], fixed: dict[int, Any], raw: bool) -> None:
+        self.traced: Iterator[Any] = iter(leaves)
+        self.fixed, self.raw, self.number = fixed, raw, -1
+
+    def next(self, tall: bool = False, last: int | None = None) -> Any:
+        self.number += 1
+        if self.number in self.fixed:
+            array = self.fixed[self.number]
+            return array if array.ndim else array[()]
+        leaf = next(self.traced)
+        leaf = leaf.T if tall else leaf
+        return leaf if self.raw else TracedArray(leaf, frozenset([self.number]), last)
+
+
 _LEAF = _Structure("array", (), ())
 _TALL_LEAF = _Structure("tall", (), ())
 
 
 def _is_tall(array: Any) -> bool:
-    return array.ndim == 2 and array.shape[0] > array.shape[1]
+    return bool(array.ndim == 2 and array.shape[0] > array.shape[1])
 
 
 def _stored(array: Any) -> Any:
@@ -184,6 +316,8 @@ def _stored(array: Any) -> Any:
 
 
 def _structure(item: Any, arrays: list[Any]) -> _Structure:
+    if isinstance(item, (float, np.generic)) and not isinstance(item, (str, bytes)):
+        item = np.asarray(item)
     if isinstance(item, np.ndarray) and item.dtype.kind in "fiub":
         arrays.append(item)
         if item.ndim == 1 and item.dtype.kind in "iu" and item.size:
@@ -197,23 +331,25 @@ def _structure(item: Any, arrays: list[Any]) -> _Structure:
     if fields is not None and not isinstance(item, type):
         parts = tuple(_structure(getattr(item, name), arrays) for name in fields)
         return _Structure(type(item), tuple(fields), parts)
-    return _Structure("static", (), (item,))
+    return _Structure("static", (), (_Static(item),))
 
 
-def _rebuilt(structure: _Structure, leaves: Iterator[Any]) -> Any:
+def _rebuilt(structure: _Structure, supply: _Supply) -> Any:
     kind = structure.kind
     if kind == "array":
-        return TracedArray(next(leaves))
+        return supply.next()
     if kind == "offsets":
-        return TracedArray(next(leaves), last=structure.keys[0])
+        return supply.next(last=structure.keys[0])
     if kind == "tall":
-        return TracedArray(next(leaves).T)
+        return supply.next(tall=True)
     if kind == "static":
-        return structure.parts[0]
-    parts = [_rebuilt(part, leaves) for part in structure.parts]
+        return structure.parts[0].item
+    parts = [_rebuilt(part, supply) for part in structure.parts]
     if kind is dict:
         return dict(zip(structure.keys, parts, strict=True))
-    if kind in (tuple, list):
+    if hasattr(kind, "_fields"):
+        return kind(*parts)
+    if issubclass(kind, (tuple, list)):
         return kind(parts)
     record = object.__new__(kind)  # a record of other array-likes: its own checks are for arrays
     for name, part in zip(structure.keys, parts, strict=True):
@@ -221,270 +357,17 @@ def _rebuilt(structure: _Structure, leaves: Iterator[Any]) -> Any:
     return record
 
 
-# --- the array that the function sees ------------------------------------------------------------------
-
-
-class TracedArray(NDArrayOperatorsMixin):
-    """A JAX array that plays the part of a NumPy array while a function is traced."""
-
-    __slots__ = ("_shared", "last", "value")
-    __array_priority__ = 1000.0
-
-    def __init__(self, value: Any, shared: bool = False, last: int | None = None) -> None:
-        self.value = value
-        self.last = last  # last entry of a constant vector of integers: how many rows offsets span
-        self._shared = shared
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        out = kwargs.pop("out", None)
-        twin = _UFUNCS.get(ufunc.__name__) or getattr(jnp, ufunc.__name__, None) or getattr(jsp, ufunc.__name__, None)
-        if twin is not None and method != "__call__":
-            twin = getattr(twin, method, None)
-        if twin is None or kwargs.get("where", True) is not True:
-            _unsupported(f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}"))
-        result = TracedArray(twin(*map(_bare, inputs), **_bare(kwargs)))
-        return result if out is None else _assigned(out[0], result.value)
-
-    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if func is ops.segment_repeat:
-            return _segment_repeat(*args)
-        twin = _FUNCTIONS.get(func)
-        if twin is None:
-            path = (getattr(func, "__module__", "") or "").split(".")[1:]
-            owner: Any = jnp
-            for name in path:
-                owner = getattr(owner, name, None)
-            twin = getattr(owner, getattr(func, "__name__", ""), None)
-        if twin is None:
-            _unsupported(f"{func.__module__}.{func.__name__}".replace("numpy", "np"))
-        given = {key: _bare(value) for key, value in kwargs.items() if not (key == "out" and value is None)}
-        return _wrapped(twin(*map(_bare, args), **given))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
-        raise DerivativeError(
-            Complaint(
-                "E602",
-                "a traced number was about to become a plain array, which JAX cannot follow",
-                user_location(),
-                "np.stack([...]) instead of np.array([...]); np.matmul or @ instead of array.dot(x);"
-                " np.zeros_like(x) as the array that is written into",
-            )
-        )
-
-    def __jax_array__(self) -> Any:
-        return self.value
-
-    @property
-    def shape(self) -> Any:
-        """Shape."""
-        return self.value.shape
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return int(self.value.ndim)
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return int(self.value.size)
-
-    @property
-    def dtype(self) -> Any:
-        """Type of the entries."""
-        return self.value.dtype
-
-    @property
-    def T(self) -> TracedArray:
-        """The transpose."""
-        return self._view(self.value.T)
-
-    @property
-    def real(self) -> TracedArray:
-        """The number itself."""
-        return self
-
-    def __len__(self) -> int:
-        return len(self.value)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self)))
-
-    def __getitem__(self, index: Any) -> TracedArray:
-        return self._view(self.value[_bare(index)])
-
-    def __setitem__(self, index: Any, item: Any) -> None:
-        self._check_alone()
-        self.value = self.value.at[_bare(index)].set(_bare(item))
-
-    def _view(self, value: Any) -> TracedArray:
-        """In NumPy this would share memory with us; JAX arrays do not, so neither may be written into."""
-        self._shared = True
-        return TracedArray(value, shared=True)
-
-    def _check_alone(self) -> None:
-        if self._shared:
-            raise DerivativeError(
-                Complaint(
-                    "E604",
-                    "an array was written into that has views (slices, transposes), which JAX cannot keep in step",
-                    user_location(),
-                    "write into the array before slicing it, or make a new array",
-                )
-            )
-
-    def __bool__(self) -> bool:
-        return bool(self.value)
-
-    def __float__(self) -> float:
-        return float(self.value)
-
-    def __int__(self) -> int:
-        return int(self.value)
-
-    def __index__(self) -> int:
-        return int(self.value)
-
-    def __repr__(self) -> str:
-        return f"TracedArray({self.value!r})"
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.value, name) if name in _METHODS else None
-        if method is None:
-            raise AttributeError(f"arrays traced by JAX have no {name!r} here; use the function np.{name}")
-        viewing = name in _VIEWS
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            result = method(*map(_bare, args), **_bare(kwargs))
-            return self._view(result) if viewing else _wrapped(result)
-
-        return call
-
-
-_VIEWS = frozenset(["reshape", "ravel", "transpose", "swapaxes", "squeeze"])
-_METHODS = _VIEWS | frozenset(
-    ["sum", "mean", "prod", "max", "min", "dot", "cumsum", "clip", "repeat", "take", "flatten", "copy", "astype"]
-    + ["argmax", "argmin", "argsort", "std", "var", "any", "all", "trace", "diagonal"]
-)
-
-
-def _bare(item: Any) -> Any:
-    if isinstance(item, TracedArray):
-        return item.value
-    if isinstance(item, (list, tuple)):
-        return type(item)(map(_bare, item))
-    if isinstance(item, dict):
-        return {key: _bare(part) for key, part in item.items()}
-    return item
-
-
-def _wrapped(result: Any) -> Any:
-    if isinstance(result, jax.Array):
-        return TracedArray(result)
-    if isinstance(result, (list, tuple)):
-        return tuple(map(_wrapped, result))
-    return result
-
-
-def _unwrapped_result(result: Any) -> Any:
-    if isinstance(result, (tuple, list, dict)) or result is None:
-        raise DerivativeError(
-            Complaint(
-                "E606",
-                f"the function returned a {type(result).__name__}; one array or number was expected",
-                next="np.stack([...]) or np.concatenate([...]) what it computes",
-            )
-        )
-    return jnp.asarray(_bare(result), dtype=jnp.float64)
-
-
-def _assigned(out: Any, value: Any) -> Any:
-    if not isinstance(out, TracedArray):
-        raise DerivativeError(
-            Complaint(
-                "E604",
-                "a traced number was about to be written into a plain array, which cannot hold it",
-                user_location(),
-                "write x = x + y instead of x += y; make the array to be filled with np.zeros_like of the argument",
-            )
-        )
-    out._check_alone()
-    out.value = value
-    return out
-
-
-# --- functions that jax.numpy lacks or spells otherwise -----------------------------------------------------
-
-
-def _segments(values: Any, offsets: Any) -> Any:
-    """The segment number of every row."""
-    n = values.shape[0]
-    return jnp.repeat(jnp.arange(offsets.shape[0] - 1), jnp.diff(offsets), total_repeat_length=n)
-
-
-def _segment_sum(values: Any, offsets: Any) -> Any:
-    offsets = jnp.asarray(offsets)
-    count = offsets.shape[0] - 1
-    return jax.ops.segment_sum(values, _segments(values, offsets), count, indices_are_sorted=True)
-
-
-def _segment_max(values: Any, offsets: Any) -> Any:
-    offsets = jnp.asarray(offsets)
-    count = offsets.shape[0] - 1
-    return jax.ops.segment_max(values, _segments(values, offsets), count, indices_are_sorted=True)
-
-
-def _segment_softmax(values: Any, offsets: Any) -> Any:
-    offsets = jnp.asarray(offsets)
-    segments = _segments(values, offsets)
-    count = offsets.shape[0] - 1
-    largest = jax.ops.segment_max(jax.lax.stop_gradient(values), segments, count, indices_are_sorted=True)
-    weights = jnp.exp(values - largest[segments])
-    return weights / jax.ops.segment_sum(weights, segments, count, indices_are_sorted=True)[segments]
-
-
-def _segment_logsumexp(values: Any, offsets: Any) -> Any:
-    offsets = jnp.asarray(offsets)
-    segments = _segments(values, offsets)
-    count = offsets.shape[0] - 1
-    largest = jax.ops.segment_max(jax.lax.stop_gradient(values), segments, count, indices_are_sorted=True)
-    shift = jnp.where(jnp.isfinite(largest), largest, 0.0)
-    total = jax.ops.segment_sum(jnp.exp(values - shift[segments]), segments, count, indices_are_sorted=True)
-    return jnp.log(total) + shift
-
-
-_UFUNCS: dict[str, Any] = {"log_expit": jax.nn.log_sigmoid}
-_FUNCTIONS: dict[Any, Any] = {
-    ops.segment_sum: _segment_sum,
-    ops.segment_max: _segment_max,
-    ops.segment_softmax: _segment_softmax,
-    ops.segment_logsumexp: _segment_logsumexp,
-}
-
-
-def _segment_repeat(values: Any, offsets: Any) -> Any:
-    """The number of rows must be known while tracing: it is the last offset, which leaves carry along."""
-    rows = offsets.last if isinstance(offsets, TracedArray) else int(np.asarray(offsets)[-1])
-    if rows is None:
-        _unsupported("segment_repeat with computed offsets")
-    counts = jnp.diff(jnp.asarray(_bare(offsets)))
-    return TracedArray(jnp.repeat(_bare(values), counts, axis=0, total_repeat_length=rows))
-
-
 # --- errors -----------------------------------------------------------------------------------------------------
 
 
-def _unsupported(name: str) -> NoReturn:
-    raise DerivativeError(
-        Complaint(
-            "E601",
-            f"{name} has no counterpart in jax.numpy",
-            user_location(),
-            "write it with functions that have one, use gmmest.ops for ragged sums, or choose --grad forward",
-        )
-    )
+def _touches_jax(error: Exception) -> bool:
+    """Whether JAX itself refused something that the function handed to it."""
+    trace = error.__traceback__
+    innermost = ""
+    while trace is not None:
+        innermost = trace.tb_frame.f_globals.get("__name__", "")
+        trace = trace.tb_next
+    return innermost.partition(".")[0] in ("jax", "jaxlib") or "JAX" in str(error)
 
 
 def _untraceable(error: Exception) -> DerivativeError:
@@ -493,6 +376,9 @@ def _untraceable(error: Exception) -> DerivativeError:
             "E608",
             "JAX cannot trace this function: a branch, an index or a shape depends on values",
             traceback_location(error.__traceback__),
-            "np.where(condition, a, b) instead of if; or choose --grad forward, which follows branches",
+            "np.where (or jnp.where) instead of if; NumPy or jax.numpy, not both in one function;"
+            " or choose backend 'forward', which follows branches",
         )
     )
+
+

@@ -252,7 +252,13 @@ def hessian(
 
 
 def _run(
-    core: Any, f: Function, args: tuple[Any, ...], wrt: Wrt, backend: str | Backend, constants: Constants, extra: Any = None
+    core: Any,
+    f: Function,
+    args: tuple[Any, ...],
+    wrt: Wrt,
+    backend: str | Backend,
+    constants: Constants,
+    extra: Any = None,
 ) -> Any:
     binding = bind(f, args, wrt, constants)
     engine = engine_for(f, binding, args, backend)
@@ -269,7 +275,9 @@ def engine_for(f: Function, binding: Binding, args: tuple[Any, ...], backend: st
     return as_backend(backend).prepare(target)
 
 
-def _value_and_jacobian(engine: Any, binding: Binding, x: Any, rest: tuple[Any, ...], extra: Any) -> tuple[Any, Any]:
+def _value_and_jacobian(
+    engine: Any, binding: Binding, x: Any, rest: tuple[Any, ...], extra: Any
+) -> tuple[Any, Any]:
     value, slopes = engine.value_and_jacobian(x, *rest)
     return _number(value), _number(binding.split(slopes, value.ndim))
 
@@ -278,7 +286,9 @@ def _jacobian(engine: Any, binding: Binding, x: Any, rest: tuple[Any, ...], extr
     return _value_and_jacobian(engine, binding, x, rest, extra)[1]
 
 
-def _value_and_gradient(engine: Any, binding: Binding, x: Any, rest: tuple[Any, ...], extra: Any) -> tuple[Any, Any]:
+def _value_and_gradient(
+    engine: Any, binding: Binding, x: Any, rest: tuple[Any, ...], extra: Any
+) -> tuple[Any, Any]:
     value, pull = engine.value_and_vjp(x, *rest)
     if np.ndim(value):
         raise DerivativeError(
@@ -299,7 +309,9 @@ def _derivative(engine: Any, binding: Binding, x: Any, rest: tuple[Any, ...], ex
     if not binding.single or np.ndim(x):
         shape = binding.shapes if not binding.single else np.shape(x)
         raise DerivativeError(
-            Complaint("E612", f"derivative takes one active number; shape {shape} was given", next="use jacobian")
+            Complaint(
+                "E612", f"derivative takes one active number; shape {shape} was given", next="use jacobian"
+            )
         )
     return _jacobian(engine, binding, x, rest, extra)
 

@@ -54,7 +54,9 @@ def _check_shapes(op: Any, values: Any, offsets: Any) -> None:
     """What :func:`_checked` sees to for plain arrays, as far as it can be known of others."""
     if op is spmatmul:
         if np.ndim(offsets) not in (1, 2) or values.shape[1] != np.shape(offsets)[0]:
-            raise _misfit("spmatmul", np.shape(offsets)[0] if np.ndim(offsets) else 0, f"a {values.shape} matrix")
+            raise _misfit(
+                "spmatmul", np.shape(offsets)[0] if np.ndim(offsets) else 0, f"a {values.shape} matrix"
+            )
         return
     if isinstance(offsets, (np.ndarray, list, tuple)):
         bounds, rows = np.asarray(offsets), np.shape(values)[0] if np.ndim(values) else -1
@@ -352,5 +354,7 @@ def _checked(values: ArrayLike, offsets: ArrayLike) -> tuple[Array, Array]:
 
 def _misfit(what: str, rows: int, other: str) -> DataError:
     return DataError(
-        Complaint("E320", f"{what} got {rows} rows and {other}", next="offsets start at 0 and end at the rows")
+        Complaint(
+            "E320", f"{what} got {rows} rows and {other}", next="offsets start at 0 and end at the rows"
+        )
     )

@@ -12,7 +12,16 @@ import numpy as np
 
 from gmmest.derivatives.arguments import Wrt, bind
 from gmmest.derivatives.backends import Backend
-from gmmest.derivatives.operators import CORES, derivative, engine_for, hvp, jacobian, jvp, value_and_jacobian, vjp
+from gmmest.derivatives.operators import (
+    CORES,
+    derivative,
+    engine_for,
+    hvp,
+    jacobian,
+    jvp,
+    value_and_jacobian,
+    vjp,
+)
 from gmmest.errors import Complaint, DerivativeError
 
 __all__ = ["PreparedOperator", "prepare"]
@@ -68,7 +77,9 @@ def prepare(
     core = CORES.get(op)
     if core is None:
         known = ", ".join(key.__name__ for key in CORES)
-        raise DerivativeError(Complaint("E615", f"{op!r} is not an operator", next=f"expected one of {known}"))
+        raise DerivativeError(
+            Complaint("E615", f"{op!r} is not an operator", next=f"expected one of {known}")
+        )
     return PreparedOperator(op, core, f, args, wrt, backend, constants, cotangent if op is vjp else tangent)
 
 
@@ -168,7 +179,9 @@ class _Array:
             found = f"has shape {argument.shape} and type {argument.dtype}"
         except AttributeError:
             found = f"is {type(argument).__name__}"
-        raise _misfit(f"argument {self.name} {found}; shape {self.shape} and type {self.dtype} were prepared for")
+        raise _misfit(
+            f"argument {self.name} {found}; shape {self.shape} and type {self.dtype} were prepared for"
+        )
 
 
 class _Number:
@@ -198,7 +211,9 @@ class _Record:
 
     def check(self, argument: Any) -> None:
         if type(argument) is not self.kind:
-            raise _misfit(f"argument {self.name} is {_described(argument)}; {self.kind.__name__} was prepared for")
+            raise _misfit(
+                f"argument {self.name} is {_described(argument)}; {self.kind.__name__} was prepared for"
+            )
         parts = _parts(argument)
         if len(parts) != len(self.parts):
             raise _misfit(f"argument {self.name} has {len(parts)} parts; {len(self.parts)} were prepared for")

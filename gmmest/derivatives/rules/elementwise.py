@@ -111,7 +111,9 @@ def combine(level: Level, result: Any, terms: list[tuple[Any, Any]]) -> DualArra
 
 def join(value: Any, partials: Any, level: Level) -> DualArray:
     """A dual number from value and partials of any kind (plain, or duals of an outer level)."""
-    return DualArray(np.concatenate([value[None] if np.ndim(value) else np.reshape(value, (1,)), partials]), level)
+    return DualArray(
+        np.concatenate([value[None] if np.ndim(value) else np.reshape(value, (1,)), partials]), level
+    )
 
 
 def scale_partials(partials: Any, factor: Any, out: Any) -> Any:
@@ -270,7 +272,9 @@ def _power(level: Level, a: Any, b: Any) -> Any:
             slope = value_b * value_a ** (value_b - 1.0)
             terms.append((a, np.where(value_b == 0, 0.0, slope)))
         if level.owns(b):
-            terms.append((b, np.where(result == 0, 0.0, result * np.log(np.where(result == 0, 1.0, value_a)))))
+            terms.append(
+                (b, np.where(result == 0, 0.0, result * np.log(np.where(result == 0, 1.0, value_a))))
+            )
         return combine(level, result, terms)
 
 

@@ -132,7 +132,9 @@ def _kron(level: Level, a: Any, b: Any) -> Any:
     ndim = max(np.ndim(a), np.ndim(b))
     left = (1,) * (ndim - np.ndim(a)) + np.shape(a)
     right = (1,) * (ndim - np.ndim(b)) + np.shape(b)
-    spread = np.reshape(a, [n for m in left for n in (m, 1)]) * np.reshape(b, [n for m in right for n in (1, m)])
+    spread = np.reshape(a, [n for m in left for n in (m, 1)]) * np.reshape(
+        b, [n for m in right for n in (1, m)]
+    )
     return np.reshape(spread, tuple(m * n for m, n in zip(left, right, strict=True)))
 
 
@@ -252,7 +254,12 @@ def _cholesky(level: Level, a: Any, /, *, upper: bool = False) -> Any:
 
 # --- the same functions under the names of the array API ---------------------------------------------------------
 
-for _name, _twin in (("outer", np.outer), ("matmul", np.matmul), ("vecdot", np.vecdot), ("tensordot", np.tensordot)):
+for _name, _twin in (
+    ("outer", np.outer),
+    ("matmul", np.matmul),
+    ("vecdot", np.vecdot),
+    ("tensordot", np.tensordot),
+):
     RULES[getattr(np.linalg, _name)] = RULES[_twin]
 RULES[np.linalg.trace] = lambda level, x, offset=0: np.trace(x, offset, -2, -1)
 RULES[np.linalg.diagonal] = lambda level, x, offset=0: np.diagonal(x, offset, -2, -1)

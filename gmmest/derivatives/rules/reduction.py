@@ -14,18 +14,28 @@ from gmmest.derivatives.rules.table import RULES, UFUNC_METHODS, rule
 
 
 @rule(np.sum)
-def _sum(level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False) -> Any:
+def _sum(
+    level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False
+) -> Any:
     return DualArray(np.add.reduce(a.buffer, axis=shifted(axis, a.ndim), keepdims=bool(keepdims)), level)
 
 
 @rule(np.mean)
-def _mean(level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False) -> Any:
+def _mean(
+    level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False
+) -> Any:
     return DualArray(np.mean(a.buffer, axis=shifted(axis, a.ndim), keepdims=bool(keepdims)), level)
 
 
 @rule(np.var)
 def _var(
-    level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0, keepdims: Any = False
+    level: Level,
+    a: Any,
+    axis: Any = None,
+    dtype: Any = None,
+    out: Any = None,
+    ddof: Any = 0,
+    keepdims: Any = False,
 ) -> Any:
     deviations = a - np.mean(a, axis=axis, keepdims=True)
     total = np.sum(np.square(deviations), axis=axis, keepdims=keepdims)
@@ -33,7 +43,9 @@ def _var(
 
 
 @rule(np.std)
-def _std(level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0, **kw: Any) -> Any:
+def _std(
+    level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0, **kw: Any
+) -> Any:
     return np.sqrt(np.var(a, axis=axis, ddof=ddof, **kw))
 
 
@@ -77,7 +89,9 @@ def _min(level: Level, a: Any, axis: Any = None, out: Any = None, keepdims: Any 
 
 
 @rule(np.prod)
-def _prod(level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False) -> Any:
+def _prod(
+    level: Level, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False
+) -> Any:
     """The product of all others is built from running products of both sides: right also at zeros."""
 
     def multiply(x: Any, where: int) -> Any:
@@ -120,7 +134,9 @@ def _trapezoid(level: Level, y: Any, x: Any = None, dx: Any = 1.0, axis: int = -
 
 
 def _reduce(function: Any) -> Any:
-    def apply(level: Level, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+    def apply(
+        level: Level, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False
+    ) -> Any:
         return function(a, axis=axis, keepdims=keepdims)
 
     return apply
@@ -150,7 +166,9 @@ def _outer(ufunc: Any) -> Any:
 
 UFUNC_METHODS[np.add, "accumulate"] = _accumulate
 UFUNC_METHODS[np.add, "reduceat"] = _reduceat
-UFUNC_METHODS.update({(key, "outer"): _outer(key) for key in RULES if isinstance(key, np.ufunc) and key.nin == 2})
+UFUNC_METHODS.update(
+    {(key, "outer"): _outer(key) for key in RULES if isinstance(key, np.ufunc) and key.nin == 2}
+)
 
 
 def _logaddexp_reduce(
@@ -167,8 +185,10 @@ def _logaddexp_reduce(
 
 
 def _log_of_sum(value: Any, axis: int) -> Any:
-    return np.logaddexp.reduce(value, axis=axis) if type(value) is DualArray else np.asarray(
+    return (
         np.logaddexp.reduce(value, axis=axis)
+        if type(value) is DualArray
+        else np.asarray(np.logaddexp.reduce(value, axis=axis))
     )
 
 

@@ -170,7 +170,9 @@ def _triu(level: Level, m: Any, k: int = 0) -> Any:
 def _pad(level: Level, array: Any, pad_width: Any, mode: Any = "constant", constant_values: Any = 0.0) -> Any:
     """Borders copied from inside are copied in every partial; constant ones have no derivative."""
     if mode not in ("constant", "edge", "reflect", "symmetric", "wrap"):
-        refuse_unsupported(f"np.pad(mode={mode!r})", "pad with a constant, or with mode 'edge', 'reflect' or 'wrap'")
+        refuse_unsupported(
+            f"np.pad(mode={mode!r})", "pad with a constant, or with mode 'edge', 'reflect' or 'wrap'"
+        )
     widths = [tuple(map(int, pair)) for pair in np.broadcast_to(pad_width, (array.ndim, 2))]
     if mode != "constant":
         return DualArray(_padded(array.buffer, widths, mode), level)
@@ -295,7 +297,9 @@ def _select(level: Level, condlist: Any, choicelist: Any, default: Any = 0) -> A
 
 
 @rule(np.clip)
-def _clip(level: Level, a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:  # noqa: A002
+def _clip(
+    level: Level, a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None
+) -> Any:  # noqa: A002
     low = a_min if min is None else min
     high = a_max if max is None else max
     if low is not None:
@@ -307,12 +311,16 @@ def _clip(level: Level, a: Any, a_min: Any = None, a_max: Any = None, *, min: An
 
 
 @rule(np.zeros_like, np.empty_like)
-def _zeros_like(level: Level, a: Any, dtype: Any = None, order: Any = "K", subok: bool = True, shape: Any = None) -> Any:
+def _zeros_like(
+    level: Level, a: Any, dtype: Any = None, order: Any = "K", subok: bool = True, shape: Any = None
+) -> Any:
     return _new(level, a, 0.0, dtype, shape)
 
 
 @rule(np.ones_like)
-def _ones_like(level: Level, a: Any, dtype: Any = None, order: Any = "K", subok: bool = True, shape: Any = None) -> Any:
+def _ones_like(
+    level: Level, a: Any, dtype: Any = None, order: Any = "K", subok: bool = True, shape: Any = None
+) -> Any:
     return _new(level, a, 1.0, dtype, shape)
 
 
