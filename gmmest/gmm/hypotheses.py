@@ -75,7 +75,11 @@ def linear_hypotheses(text: str, names: tuple[str, ...]) -> tuple[Array, Array]:
 def require_independent(restriction: Array, what: str) -> None:
     """Refuse equations of which one follows from the others, whatever their units."""
     size = np.abs(restriction).max(axis=1, initial=0.0, keepdims=True)
-    if not np.all(size > 0) or np.linalg.matrix_rank(restriction / size) < len(restriction):
+    if (
+        not len(restriction)
+        or not np.all(size > 0)
+        or np.linalg.matrix_rank(restriction / size) < len(restriction)
+    ):
         raise _refused(f"{what}: its equations", "equations of which none follows from the others")
 
 
