@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.derivatives.backends import Backend, as_backend
-from gmmest.errors import Complaint, ConfigError, printable, some
+from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import as_executor
 from gmmest.gmm.certificate import Certificate, certify, curvature
@@ -204,7 +204,7 @@ def _fit_steps(options: GMMEstimator, moments: Moments, theta: Array) -> _Fitted
     if options.steps == "onestep":
         return fitted
     first = fitted.certificate
-    weight = inverse_weight(fitted.estimate.s, moments.sample.moment_names)
+    weight = _next_weight(fitted, moments.sample.moment_names)
     fitted = _fit_once(options, moments, weight, fitted.estimate.theta)
     just_identified = len(moments.sample.names) == len(moments.sample.moment_names)
     if first.verified or just_identified:  # a root is a root, whatever weight led there
@@ -213,6 +213,22 @@ def _fit_steps(options: GMMEstimator, moments: Moments, theta: Array) -> _Fitted
     return replace(
         fitted, certificate=replace(fitted.certificate, reasons=(*fitted.certificate.reasons, *reasons))
     )
+
+
+def _next_weight(first: _Fitted, names: tuple[str, ...]) -> Weight:
+    try:
+        return inverse_weight(first.estimate.s, names)
+    except IdentificationError:
+        if first.certificate.verified:
+            raise
+        # moments look redundant where the search got lost: that is not what is wrong
+        raise EstimationError(
+            Complaint(
+                "E401",
+                f"the first step found no minimum, and its moments make no weight: {first.certificate.reasons[0]}",
+                next="start elsewhere, or choose another optimizer",
+            )
+        ) from None
 
 
 def _fit_once(options: GMMEstimator, moments: Moments, weight: Weight, start: Array) -> _Fitted:

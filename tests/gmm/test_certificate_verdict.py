@@ -1,0 +1,285 @@
+"""The verdict: planted faults are found, whatever the optimiser's flag said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gmmest.data.table import Table
+from gmmest.errors import Complaint, EstimationError, IdentificationError
+from gmmest.gmm.certificate import STEP_LIMIT, certify, curvature
+from gmmest.gmm.estimator import GMMEstimator
+from gmmest.gmm.optimize import Problem, minimise, polish
+from gmmest.models.moment_function import MomentFunction
+
+J = np.array([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
+ERRORS = np.array([0.5, 0.25])
+NAMES = ("a", "b")
+
+
+def _residuals_for(step):
+    """Residuals from which Gauss-Newton would take exactly this step."""
+    return J @ np.asarray(step)
+
+
+def test_a_minimum_is_verified():
+    orthogonal = np.linalg.svd(J)[0][:, 2]  # residuals that no parameter can lower
+    assert np.max(np.abs(J.T @ orthogonal)) < 1e-15
+    found = certify(np.array([1.0, 2.0]), orthogonal, J, ERRORS, NAMES, hessian=J.T @ J)
+    assert found.verified
+    assert (found.rank, found.reasons) == (2, ())
+    assert found.remaining_step_se < 1e-14
+    assert found.smallest_curvature == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "verified"), [(0.99, True), (1.01, False), (1e4, False)])
+def test_the_remaining_step_is_measured_in_standard_errors(steps, verified):
+    """The limit is 1e-4 standard errors: just below is let pass, just above is not."""
+    step = np.array([0.0, steps * STEP_LIMIT * ERRORS[1]])
+    found = certify(np.array([1.0, 2.0]), _residuals_for(step), J, ERRORS, NAMES)
+    assert found.remaining_step_se == pytest.approx(steps * STEP_LIMIT, rel=1e-12)
+    assert found.verified is verified
+    if not verified:
+        assert "in b" in found.reasons[0]
+
+
+def test_rank_deficiency_is_found_in_any_unit():
+    for factor in (1.0, 1e-9, 1e9):
+        deficient = np.column_stack([J[:, 0], factor * J[:, 0]])
+        found = certify(np.zeros(2), np.zeros(3), deficient, ERRORS, NAMES)
+        assert (found.verified, found.rank) == (False, 1)
+        assert found.reasons == ("the Jacobian of the moments has rank 1 for 2 parameters",)
+        assert found.remaining_step_se == found.condition == np.inf
+
+
+def test_bad_units_are_no_rank_deficiency():
+    found = certify(np.zeros(2), np.zeros(3), J * [1e-150, 1e150], ERRORS, NAMES)
+    assert found.verified
+    assert found.condition < 10
+
+
+def test_nearly_collinear_columns_are_refused_beyond_a_condition_of_1e12():
+    for gap, verified in ((1e-10, True), (1e-13, False)):
+        close = np.column_stack([J[:, 0], J[:, 0] + gap * J[:, 1]])
+        assert certify(np.zeros(2), np.zeros(3), close, ERRORS, NAMES).verified is verified
+
+
+def test_a_saddle_is_found():
+    found = certify(np.zeros(2), np.zeros(3), J, ERRORS, NAMES, hessian=np.diag([1.0, -1e-3]))
+    assert not found.verified
+    assert found.smallest_curvature < 0
+    assert "saddle" in found.reasons[0]
+
+
+def test_moments_of_a_just_identified_model_must_vanish():
+    square = J[:2]
+    found = certify(np.zeros(2), np.zeros(2), square, ERRORS, NAMES, efficient_value=1e-3)
+    assert not found.verified
+    assert "do not vanish" in found.reasons[0]
+    assert certify(np.zeros(2), np.zeros(2), square, ERRORS, NAMES, efficient_value=1e-20).verified
+
+
+def test_tiny_standard_errors_leave_a_floor_of_rounding():
+    """An estimate known to more digits than a float has: a step of a few ulp is rounding, not distance."""
+    point = np.array([1.0, 2.0])
+    tiny = np.full(2, 1e-18)
+    few_ulp = 10 * np.spacing(point)
+    assert certify(point, _residuals_for(few_ulp), J, tiny, NAMES).verified
+    assert not certify(point, _residuals_for(1000 * np.spacing(point)), J, tiny, NAMES).verified
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_none_are_never_verified(bad):
+    with np.errstate(invalid="ignore"):
+        broken = J.copy()
+        broken[0, 0] = bad
+        assert not certify(np.zeros(2), np.zeros(3), broken, ERRORS, NAMES).verified
+    step = _residuals_for([1e-3, 1e-3])
+    assert not certify(np.zeros(2), step, J, np.array([0.5, np.nan]), NAMES).verified
+    assert not certify(np.zeros(2), np.zeros(3), J, ERRORS, NAMES, hessian=np.full((2, 2), bad)).verified
+    assert not certify(np.zeros(2), np.zeros(2), J[:2], ERRORS, NAMES, efficient_value=np.nan).verified
+
+
+def test_curvature_is_the_hessian():
+    def gradient(x):
+        return np.array([3.0 * x[0] ** 2 + x[1], x[0] + np.sin(x[1])])
+
+    found = curvature(gradient, np.array([1.0, 0.5]), np.array([1e-4, 1e-4]))
+    np.testing.assert_allclose(found, [[6.0, 1.0], [1.0, np.cos(0.5)]], rtol=1e-8)
+
+
+# --- polish -------------------------------------------------------------------------------------------------
+
+
+def _quadratic_problem(target):
+    def both(z):
+        return np.array([z[0] ** 2 - target, z[0] - np.sqrt(target)]), np.array([[2 * z[0]], [1.0]])
+
+    def value(z):
+        return float(both(z)[0] @ both(z)[0])
+
+    return Problem(lambda z: both(z)[0], both, value, lambda z: (value(z), 2 * both(z)[1].T @ both(z)[0]))
+
+
+def test_polish_reaches_the_last_digit_and_stays_there():
+    point, taken = polish(_quadratic_problem(2.0), np.array([1.4]))
+    assert abs(point[0] - np.sqrt(2.0)) <= 2 * np.spacing(1.0)
+    assert 0 < taken < 10
+    again, more = polish(_quadratic_problem(2.0), point)
+    np.testing.assert_array_equal(again, point)
+    assert more <= 1
+
+
+def test_polish_never_raises_the_criterion():
+    problem = _quadratic_problem(2.0)
+    for start in (-3.0, 0.01, 1e-8, 50.0):
+        point, _ = polish(problem, np.array([start]))
+        assert problem.value(point) <= problem.value(np.array([start]))
+
+
+def test_polish_steps_back_from_moments_that_are_not_finite():
+    def both(z):
+        if z[0] > 3:
+            raise EstimationError(Complaint("E411", "overflow"))
+        return np.array([np.exp(z[0]) - 20.0]), np.array([[np.exp(z[0])]])
+
+    point, _ = polish(Problem(lambda z: both(z)[0], both, None, None), np.array([0.5]))
+    assert 0.5 < point[0] <= 3.0
+
+
+@pytest.mark.parametrize("method", ["lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead"])
+def test_optimisers_report_where_they_stopped(method):
+    outcome = minimise(_quadratic_problem(2.0), np.array([1.0]), method)
+    assert outcome.point[0] == pytest.approx(np.sqrt(2.0), rel=1e-4)
+    assert outcome.value == pytest.approx(_quadratic_problem(2.0).value(outcome.point), abs=1e-12)
+    assert outcome.iterations > 0
+    assert outcome.message
+
+
+# --- whole fits ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["lsq", "bfgs", "nelder-mead"])
+def test_too_few_iterations_are_not_verified_and_the_first_line_says_so(
+    travel_data, greene_overidentified, optimizer
+):
+    result = GMMEstimator(greene_overidentified, travel_data(), maxiter=1, optimizer=optimizer).fit()
+    assert not result.verified
+    first = str(result.summary()).splitlines()[0].strip()
+    assert first.startswith("NOT VERIFIED: the remaining Newton step is")
+    assert "standard errors in" in first
+    assert result.as_dict()["verified"] is False
+    assert result.as_dict()["certificate"]["reasons"]
+
+
+def test_a_search_lost_far_away_is_not_verified(travel_data, greene):
+    result = GMMEstimator(greene, travel_data()).fit([50, -50, 50, 0.1, 0.1, 0.1])
+    assert not result.verified
+    assert str(result.summary()).splitlines()[0].strip().startswith("NOT VERIFIED")
+    assert result.to_json()  # standard errors that do not exist are null there
+    assert result.as_dict()["bse"]["gc"] is None
+
+
+def _table():
+    rng = np.random.default_rng(0)
+    y = 3.0 + rng.normal(size=50)
+    return Table.from_arrays({"y": y, "x": y + rng.normal(size=50)})
+
+
+def test_a_parameter_that_enters_nothing_is_not_verified():
+    def moments(theta, rows):
+        return np.stack([rows["y"] - theta[0], (rows["y"] - theta[0]) ** 2 - 1.0], axis=1)
+
+    result = GMMEstimator(MomentFunction(moments, names=["mu", "idle"]), _table()).fit()
+    assert not result.verified
+    assert (result.certificate.rank, "rank 1 for 2 parameters" in result.verdict()) == (1, True)
+    assert result.bse.isna().all()
+
+
+def test_parameters_known_only_together_are_not_verified():
+    def moments(theta, rows):
+        e = rows["y"] - theta[0] - theta[1]
+        return np.stack([e, e**2 - 1.0], axis=1)
+
+    result = GMMEstimator(MomentFunction(moments, names=["a", "b"]), _table()).fit()
+    assert not result.verified
+    assert result.certificate.rank == 1
+
+
+def _square(theta, rows):
+    return np.stack([rows["y"] - theta[0] ** 2, rows["x"] - theta[0] ** 2], axis=1)
+
+
+@pytest.mark.parametrize("optimizer", ["lsq", "lbfgsb", "bfgs", "trust-constr"])
+def test_a_maximum_at_which_every_derivative_vanishes_is_not_verified(optimizer):
+    """g = y - theta^2 is flat at theta = 0, where the criterion has a local maximum."""
+    result = GMMEstimator(MomentFunction(_square, names=["root"]), _table(), optimizer=optimizer).fit()
+    assert result.theta[0] == 0.0
+    assert not result.verified
+
+
+def test_a_local_minimum_of_a_just_identified_model_is_no_root():
+    def moments(theta, rows):
+        return (rows["y"] + (theta[0] - 1.0) ** 2)[:, None]
+
+    result = GMMEstimator(MomentFunction(moments, names=["a"]), _table()).fit({"a": 3.0})
+    assert not result.verified
+
+
+def test_a_function_without_a_derivative_at_the_start_is_refused_with_the_place():
+    def moments(theta, rows):
+        return (rows["y"] - np.sqrt(theta[0]))[:, None]
+
+    model = MomentFunction(moments, names=["a"])
+    with pytest.raises(EstimationError, match="derivatives of moments m0 are not finite at a = 0") as refused:
+        GMMEstimator(model, _table(), grad="jax").fit()
+    assert refused.value.codes == ("E411",)
+    assert GMMEstimator(model, _table(), grad="jax").fit({"a": 1.0}).verified
+
+
+def test_moments_that_are_not_finite_at_the_start_are_refused_with_the_place():
+    def moments(theta, rows):
+        with np.errstate(divide="ignore"):
+            return np.stack([rows["y"] - theta[0], rows["x"] - np.log(theta[0])], axis=1)
+
+    model = MomentFunction(moments, names=["a"], moment_names=["mean", "log"])
+    with pytest.raises(EstimationError, match="moments log are not finite at a = 0"):
+        GMMEstimator(model, _table(), grad="fd").fit()
+
+
+def test_a_model_that_fits_without_error_has_no_covariance_and_says_so():
+    def moments(theta, rows):
+        return (rows["x"] * (rows["y"] - theta[0] * rows["x"]))[:, None]
+
+    table = Table.from_arrays({"x": [1.0, 2.0, 3.0], "y": [2.0, 4.0, 6.0]})
+    with pytest.raises(IdentificationError, match="zero for every observation") as refused:
+        GMMEstimator(MomentFunction(moments, names=["b"]), table).fit()
+    assert refused.value.codes == ("E211",)
+
+
+def test_a_moment_written_twice_is_refused_by_name_where_its_weight_is_needed():
+    def moments(theta, rows):
+        e = rows["y"] - theta[0]
+        return np.stack([e, rows["x"] * e, 2.0 * e], axis=1)
+
+    model = MomentFunction(moments, names=["mu"], moment_names=["one", "x", "twice"])
+    with pytest.raises(IdentificationError, match="rank 2 of 3") as refused:
+        GMMEstimator(model, _table()).fit()
+    assert refused.value.codes == ("E211",)
+    assert "one" in str(refused.value) or "twice" in str(refused.value)
+    assert GMMEstimator(model, _table(), steps="onestep").fit().verified  # as the message advises
+
+
+def test_a_first_step_that_got_lost_is_named_and_not_the_moments():
+    """Far away the contributions are all alike and their covariance looks singular; the search is to blame."""
+
+    def moments(theta, rows):
+        return np.stack([rows["y"] - np.exp(theta[0]), rows["x"] - 3 * np.exp(theta[0])], axis=1)
+
+    estimator = GMMEstimator(
+        MomentFunction(moments, names=["a"]), _table(), maxiter=1, optimizer="nelder-mead"
+    )
+    with pytest.raises(EstimationError, match="the first step found no minimum") as refused:
+        estimator.fit({"a": 200.0})
+    assert refused.value.codes == ("E401",)
+    assert estimator.fit().verified
