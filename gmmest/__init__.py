@@ -16,7 +16,9 @@ _HOMES = {
     "hvp": "gmmest.derivatives.operators",
     "jacobian": "gmmest.derivatives.operators",
     "jvp": "gmmest.derivatives.operators",
+    "implicit_root": "gmmest.derivatives.primitive",
     "prepare": "gmmest.derivatives.prepare",
+    "primitive": "gmmest.derivatives.primitive",
     "value_and_gradient": "gmmest.derivatives.operators",
     "value_and_jacobian": "gmmest.derivatives.operators",
     "vjp": "gmmest.derivatives.operators",
@@ -35,6 +37,7 @@ _HOMES = {
     "MomentFunction": "gmmest.models.moment_function",
     "GMMEstimator": "gmmest.gmm.estimator",
     "GMMResults": "gmmest.gmm.results",
+    "NonlinearLeastSquares": "gmmest.gmm.least_squares",
     "Complaint": "gmmest.errors",
     "ConfigError": "gmmest.errors",
     "DataError": "gmmest.errors",
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
         vjp,
     )
     from gmmest.derivatives.prepare import prepare
+    from gmmest.derivatives.primitive import implicit_root, primitive
     from gmmest.errors import (
         Complaint,
         ConfigError,
@@ -76,6 +80,7 @@ if TYPE_CHECKING:
         IdentificationError,
     )
     from gmmest.gmm.estimator import GMMEstimator
+    from gmmest.gmm.least_squares import NonlinearLeastSquares
     from gmmest.gmm.results import GMMResults
     from gmmest.models.logit import Logit
     from gmmest.models.moment_function import MomentFunction

@@ -179,7 +179,12 @@ def check_model(
                 f"contributions have shape {contributions.shape}; ({count}, {len(sample.moment_names)}) was expected"
             )
     for block, contributions in zip(sample.blocks, by_blocks, strict=True):
-        _agree(total(point, block), contributions.sum(axis=0), tolerance, "moment_sum and the sum of contributions")
+        _agree(
+            total(point, block),
+            contributions.sum(axis=0),
+            tolerance,
+            "moment_sum and the sum of contributions",
+        )
     whole = sample.whole().blocks[0]
     summed = sum(c.sum(axis=0) for c in by_blocks)
     _agree(total(point, whole), summed, tolerance, "the sum over one block and over several")
@@ -188,7 +193,9 @@ def check_model(
         engine = as_backend(backend)
         value, slopes = operators.value_and_jacobian(total, point, whole, backend=engine)
         _agree(value, summed, tolerance, f"moments by {engine.name} and as they are")
-        _agree(slopes, reference, DIFFERENCE_TOLERANCE, f"Jacobian by {engine.name} and by central differences")
+        _agree(
+            slopes, reference, DIFFERENCE_TOLERANCE, f"Jacobian by {engine.name} and by central differences"
+        )
         if engine.exact:
             exact = operators.jacobian(total, point, whole, backend="forward")
             _agree(slopes, exact, tolerance, f"Jacobian by {engine.name} and by forward")
@@ -248,7 +255,11 @@ class Scenario:
 
     def engines(self) -> tuple[str, ...]:
         """The exact backends that can do it."""
-        return ("forward", *(("complex",) if self.analytic else ()), *(("jax", "jax-forward") if self.jax else ()))
+        return (
+            "forward",
+            *(("complex",) if self.analytic else ()),
+            *(("jax", "jax-forward") if self.jax else ()),
+        )
 
 
 _RANDOM = np.random.default_rng(20260101)
@@ -320,10 +331,14 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("strided constant", lambda x, c: c[::2] @ x, (_M[:2, 0], np.repeat(_M[:, :2], 2, axis=0))),
     Scenario("arithmetic", lambda x: (x + 1.0) * (2.0 - x) / (3.0 + x * x) - x**3 + 2.0**x - (-x), (_V,)),
     Scenario("power of arrays", lambda x, y: x**y, (_P, _V), wrt=(0, 1)),
-    Scenario("two by two broadcast", lambda x, y: x[:, None] * y + x[:, None] / (2.0 + y**2), (_V, _P), wrt=(0, 1)),
+    Scenario(
+        "two by two broadcast", lambda x, y: x[:, None] * y + x[:, None] / (2.0 + y**2), (_V, _P), wrt=(0, 1)
+    ),
     Scenario("second argument by name", lambda a, b: a - (a @ b) / (b @ b) * b, (_V, _P), wrt="b"),
     Scenario("exponentials", lambda x: np.exp(x) + np.expm1(x) * np.exp2(x), (_V,)),
-    Scenario("logarithms", lambda x: np.log(x) + np.log2(x) * np.log10(x) + np.log1p(x), (_P,), analytic=False),
+    Scenario(
+        "logarithms", lambda x: np.log(x) + np.log2(x) * np.log10(x) + np.log1p(x), (_P,), analytic=False
+    ),
     Scenario("log", lambda x: np.log(x) * np.log1p(x), (_P,)),
     Scenario("roots", lambda x: np.sqrt(x) + np.reciprocal(x) + np.square(x), (_P,)),
     Scenario("cube root", lambda x: np.cbrt(x), (_P,), analytic=False),
@@ -332,17 +347,33 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("hyperbolic", lambda x: np.sinh(x) * np.cosh(x) + np.tanh(x) + np.arcsinh(x), (_V,)),
     Scenario("arccosh", lambda x: np.arccosh(x + 1.5), (_P,)),
     Scenario("absolute values", lambda x: np.abs(x) + np.fabs(x) * np.sign(x), (_V,), analytic=False),
-    Scenario("extrema of two", lambda x, y: np.maximum(x, y) * np.minimum(x, 0.1), (_V, _P), wrt=(0, 1), analytic=False),
+    Scenario(
+        "extrema of two",
+        lambda x, y: np.maximum(x, y) * np.minimum(x, 0.1),
+        (_V, _P),
+        wrt=(0, 1),
+        analytic=False,
+    ),
     Scenario("tie of a maximum", lambda x: np.maximum(x, x), (_V,), analytic=False),
-    Scenario("arctan2 and hypot", lambda x, y: np.arctan2(x, y) * np.hypot(x, y), (_V, _P), wrt=(0, 1), analytic=False),
+    Scenario(
+        "arctan2 and hypot",
+        lambda x, y: np.arctan2(x, y) * np.hypot(x, y),
+        (_V, _P),
+        wrt=(0, 1),
+        analytic=False,
+    ),
     Scenario("logaddexp", lambda x, y: np.logaddexp(x, y), (_V, _P), wrt=(0, 1), analytic=False),
     Scenario("remainders", lambda x: np.fmod(x, 0.3) + np.mod(x, 0.7), (_V,), analytic=False),
     Scenario("degrees", lambda x: np.deg2rad(x) + np.rad2deg(x), (_V,), analytic=False),
     Scenario("clip", lambda x: np.clip(x, -0.5, 0.5) + x.clip(0.0, None), (_V,), analytic=False),
     Scenario("where", lambda x: np.where(x > 0, np.exp(x), x**2), (_V,)),
     Scenario("where-log at zero", _positive_log, (np.array([0.0, -1.0, 2.0]),), analytic=False, smooth=False),
-    Scenario("select", lambda x: np.select([x > 0.5, x > 0], [x**2, x**3], default=1.0), (_V,), analytic=False),
-    Scenario("sums", lambda x: x.sum() * np.sum(x, axis=0) + np.sum(x, axis=(0, 1), keepdims=True)[0, 0], (_M,)),
+    Scenario(
+        "select", lambda x: np.select([x > 0.5, x > 0], [x**2, x**3], default=1.0), (_V,), analytic=False
+    ),
+    Scenario(
+        "sums", lambda x: x.sum() * np.sum(x, axis=0) + np.sum(x, axis=(0, 1), keepdims=True)[0, 0], (_M,)
+    ),
     Scenario("sum along the last axis", lambda x: np.sum(x, axis=-1, keepdims=True) * x, (_T,)),
     Scenario("means", lambda x: np.mean(x, axis=1) * x.mean(), (_M,)),
     Scenario("variances", lambda x: np.var(x, axis=0, ddof=1) + np.std(x, axis=0), (_M,), analytic=False),
@@ -350,7 +381,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("product with a zero", lambda x: np.prod(x), (np.array([2.0, 0.0, 3.0]),)),
     Scenario("product with two zeros", lambda x: np.prod(x), (np.array([2.0, 0.0, 0.0]),)),
     Scenario("maxima", lambda x: np.max(x, axis=1) * np.min(x) + x.max(axis=0)[0], (_M,), analytic=False),
-    Scenario("maximum over two axes", lambda x: np.max(x, axis=(0, 2), keepdims=True) * 2.0, (_T,), analytic=False),
+    Scenario(
+        "maximum over two axes", lambda x: np.max(x, axis=(0, 2), keepdims=True) * 2.0, (_T,), analytic=False
+    ),
     Scenario("norms", lambda x: np.linalg.norm(x) + np.linalg.norm(x, axis=0), (_M,), analytic=False),
     Scenario("running sums", lambda x: np.cumsum(x) * x.cumsum(axis=0)[-1], (_V,)),
     Scenario("running product", lambda x: np.cumprod(x), (np.array([2.0, 0.0, 3.0]),)),
@@ -365,7 +398,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("assignment", _filled, (_V,), analytic=True),
     Scenario("in-place arithmetic", lambda x: _in_place(x), (_V,)),
     Scenario("reshape", lambda x: x.reshape(2, 6).T.ravel() * x.flatten()[::-1], (_M,)),
-    Scenario("transpose", lambda x: np.transpose(x, (2, 0, 1)) * np.swapaxes(x, 0, 2).transpose(0, 2, 1), (_T,)),
+    Scenario(
+        "transpose", lambda x: np.transpose(x, (2, 0, 1)) * np.swapaxes(x, 0, 2).transpose(0, 2, 1), (_T,)
+    ),
     Scenario("move axes", lambda x: np.moveaxis(x, 0, -1) * np.expand_dims(x[0], (0, 3))[0] ** 2, (_T,)),
     Scenario("join", lambda x: np.concatenate([x, np.stack([x[0], x[0] ** 2])], axis=0), (_M,)),
     Scenario("stacks", lambda x: np.hstack([x, np.ones(2)]) @ np.append(x, x[:2]), (_V,)),
@@ -380,7 +415,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("pad with the edge", lambda x: np.pad(x, 2, mode="edge"), (_V,)),
     Scenario("pad with ones", lambda x: np.pad(x, (1, 2), constant_values=1.0) ** 2, (_V,)),
     Scenario("roll, flip and diff", lambda x: np.roll(x, 1)[1:] * np.flip(x)[1:] + np.diff(x), (_V,)),
-    Scenario("diagonals", lambda x: np.diag(np.diag(x)) + np.trace(x) * np.tril(x) + np.triu(x, 1), (_SQUARE,)),
+    Scenario(
+        "diagonals", lambda x: np.diag(np.diag(x)) + np.trace(x) * np.tril(x) + np.triu(x, 1), (_SQUARE,)
+    ),
     Scenario("broadcast_to", lambda x: np.broadcast_to(x, (2, 6)) * np.ones((2, 6)), (_V,)),
     Scenario("split", lambda x: np.split(x, 2)[0] * np.split(x, 3)[1][0], (_V,)),
     Scenario("matrix times vector", lambda x, D: D.T @ x, (_V, _D)),
@@ -397,15 +434,23 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("tensordot", lambda x, A: np.tensordot(A, x, axes=([1, 2], [0, 1])), (_M, _T)),
     Scenario("einsum", lambda x, A: np.einsum("ij,kij->k", x, A) + np.einsum("ij,ij", x, x), (_M, _T)),
     Scenario("einsum with ellipsis", lambda x, A: np.einsum("...ij,jk->...ik", A, x), (_M.T.copy(), _T)),
-    Scenario("einsum with active ellipsis", lambda A, x: np.einsum("...ij,jk->...k", A, x), (_T, _D.T.copy())),
+    Scenario(
+        "einsum with active ellipsis", lambda A, x: np.einsum("...ij,jk->...k", A, x), (_T, _D.T.copy())
+    ),
     Scenario("solve", lambda A, b: np.linalg.solve(A, b), (_SQUARE, _V[:3]), wrt=(0, 1)),
     Scenario("solve for a matrix", lambda A, b: np.linalg.solve(A, b), (_SQUARE, _M), wrt=(0, 1)),
-    Scenario("solve stacks", lambda A, b: np.linalg.solve(A, b), (np.stack([_SQUARE, 2 * _SQUARE]), _M), wrt=(0, 1)),
-    Scenario("solve stacks for a vector", lambda A, b: np.linalg.solve(A, b), (np.stack([_SQUARE] * 2), _V[:3])),
+    Scenario(
+        "solve stacks", lambda A, b: np.linalg.solve(A, b), (np.stack([_SQUARE, 2 * _SQUARE]), _M), wrt=(0, 1)
+    ),
+    Scenario(
+        "solve stacks for a vector", lambda A, b: np.linalg.solve(A, b), (np.stack([_SQUARE] * 2), _V[:3])
+    ),
     Scenario("inverse", lambda A: np.linalg.inv(A) + np.linalg.det(A), (_SQUARE,)),
     Scenario("inverses", lambda A: np.linalg.inv(np.stack([A, 2 * A])), (_SQUARE,)),
     Scenario("cholesky", lambda A: np.linalg.cholesky(A @ A.T), (_SQUARE,), analytic=False),
-    Scenario("cholesky of raw entries", lambda A: np.linalg.cholesky(A), (_SQUARE @ _SQUARE.T,), analytic=False),
+    Scenario(
+        "cholesky of raw entries", lambda A: np.linalg.cholesky(A), (_SQUARE @ _SQUARE.T,), analytic=False
+    ),
     Scenario("slogdet", lambda A: np.linalg.slogdet(A)[1] * 2.0, (_SQUARE,), analytic=False),
     Scenario("segment sum", lambda u: ops.segment_sum(u, _OFFSETS) ** 2, (_V,)),
     Scenario("segment sum of rows", lambda u: ops.segment_sum(u * u, _OFFSETS), (_D,)),

@@ -94,13 +94,16 @@ def with_derivative(
     if value_and_jacobian is None and jacobian is not None:
         derivative = jacobian
 
-        def value_and_jacobian(x: Array, *constants: Any) -> tuple[Array, Array]:
-            return np.asarray(function(x, *constants)), np.asarray(derivative(x, *constants))
+        def value_and_jacobian(x: Array, *constants: Any, **keywords: Any) -> tuple[Array, Array]:
+            return np.asarray(function(x, *constants, **keywords)), np.asarray(
+                derivative(x, *constants, **keywords)
+            )
 
     if value_and_vjp is None and vjp is not None:
         product = vjp
 
-        def value_and_vjp(x: Array, *constants: Any) -> tuple[Array, Pullback]:
-            return np.asarray(function(x, *constants)), lambda v: np.asarray(product(x, v, *constants))
+        def value_and_vjp(x: Array, *constants: Any, **keywords: Any) -> tuple[Array, Pullback]:
+            value = np.asarray(function(x, *constants, **keywords))
+            return value, lambda v: np.asarray(product(x, v, *constants, **keywords))
 
     return DifferentiableFunction(function, value_and_jacobian, value_and_vjp)

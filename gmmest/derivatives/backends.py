@@ -232,7 +232,8 @@ class AutoFunction:
 
     def __init__(self, function: Function, forward: Any = None) -> None:
         self.function = function
-        self.forward: Any = forward or ForwardDual().prepare(getattr(function, "function", function))
+        plain = function.function if isinstance(function, DifferentiableFunction) else function
+        self.forward: Any = forward or ForwardDual().prepare(plain)
         self.name = self.forward.name
         self._reverse: Any = None
         self._refused = False

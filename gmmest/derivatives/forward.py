@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.derivatives.dual import DualArray, Level
+from gmmest.derivatives.refusals import refusal_behind
 from gmmest.derivatives.rules import (  # noqa: F401  importing them fills the table
     elementwise,
     product,
@@ -178,6 +179,11 @@ def _sweep(
         buffer[1:] = tangents
     try:
         result = function(DualArray(buffer, level), *constants)
+    except (ValueError, TypeError) as error:
+        refusal = refusal_behind(error)
+        if refusal is None:
+            raise
+        raise refusal from None
     finally:
         level.open = False
     if type(result) is DualArray and result.level is level:

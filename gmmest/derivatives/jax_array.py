@@ -66,7 +66,9 @@ class TracedArray(NDArrayOperatorsMixin):
     __slots__ = ("_parent", "_put", "_read", "_value", "frozen", "last", "origins")
     __array_priority__ = 1000.0
 
-    def __init__(self, value: Any, origins: frozenset[int] = frozenset([ACTIVE]), last: int | None = None) -> None:
+    def __init__(
+        self, value: Any, origins: frozenset[int] = frozenset([ACTIVE]), last: int | None = None
+    ) -> None:
         self._value = value
         self._parent: TracedArray | None = None
         self._read: Callable[[Any], Any] | None = None
@@ -280,7 +282,21 @@ class TracedArray(NDArrayOperatorsMixin):
 
 
 _METHODS = frozenset(
-    ["sum", "mean", "prod", "max", "min", "dot", "cumsum", "cumprod", "clip", "repeat", "take", "argmax", "argmin"]
+    [
+        "sum",
+        "mean",
+        "prod",
+        "max",
+        "min",
+        "dot",
+        "cumsum",
+        "cumprod",
+        "clip",
+        "repeat",
+        "take",
+        "argmax",
+        "argmin",
+    ]
     + ["argsort", "std", "var", "any", "all", "trace", "diagonal", "round", "nonzero"]
 )
 _MAYBE_VIEWS = frozenset(

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from gmmest.derivatives import jax_functions
 from gmmest.derivatives.jax_array import VALUE_DEPENDENT, NeedsConcrete, TracedArray, bare
 from gmmest.derivatives.location import traceback_location
+from gmmest.derivatives.refusals import refusal_behind
 from gmmest.errors import Complaint, DerivativeError
 
 __all__ = ["InnerFunction", "JaxFunction"]
@@ -71,6 +72,7 @@ class JaxFunction:
         self.mode = mode
         self.compile_seconds = 0.0
         self._raw = False  # whether the function is written in jax.numpy
+        self._first: Exception | None = None
         self._concrete: frozenset[int] = frozenset()
         self._programs: list[tuple[Any, _Programs]] = []
         self._on_device: dict[int, tuple[Any, Any, Any]] = {}
@@ -120,19 +122,25 @@ class JaxFunction:
                 except NeedsConcrete as request:
                     self._concrete |= request.origins
                 except (TypeError, ValueError, *VALUE_DEPENDENT) as error:
-                    self._other_way(error, x, structure, arrays)
+                    self._other_way(error, arrays)
 
-    def _other_way(self, error: Exception, x: Any, structure: Any, arrays: list[Any]) -> None:
+    def _other_way(self, error: Exception, arrays: list[Any]) -> None:
         """A function that could not be traced with our arrays may be one of jax.numpy, which wants JAX's."""
         everything = frozenset(range(len(arrays)))
-        if isinstance(error, DerivativeError):
-            raise error
+        refusal = error if isinstance(error, DerivativeError) else refusal_behind(error)
+        if refusal is not None:
+            raise refusal from None
         if self._raw and isinstance(error, VALUE_DEPENDENT) and not self._concrete >= everything:
             self._concrete |= everything
             return
-        if self._raw or not _touches_jax(error):
-            raise _untraceable(error) if isinstance(error, VALUE_DEPENDENT) else error
-        self._raw = True
+        if not self._raw and _touches_jax(error):
+            self._raw, self._first = True, error
+            return
+        if self._raw and self._first is not None and not any(key[0] for key, _ in self._programs[:1]):
+            self._raw, error = False, self._first  # neither way: the first complaint is about NumPy
+        raise (
+            _untraceable(error) if isinstance(error, VALUE_DEPENDENT) or _touches_jax(error) else error
+        ) from error
 
     def _prepared(self, structure: _Structure, arrays: list[Any]) -> tuple[_Programs, list[Any]]:
         fixed = {i: arrays[i] for i in sorted(self._concrete) if i < len(arrays)}
@@ -371,14 +379,14 @@ def _touches_jax(error: Exception) -> bool:
 
 
 def _untraceable(error: Exception) -> DerivativeError:
+    dependent = isinstance(error, VALUE_DEPENDENT)
+    reason = "a branch, an index or a shape depends on values" if dependent else str(error).splitlines()[0]
     return DerivativeError(
         Complaint(
             "E608",
-            "JAX cannot trace this function: a branch, an index or a shape depends on values",
+            f"JAX cannot trace this function: {reason}",
             traceback_location(error.__traceback__),
             "np.where (or jnp.where) instead of if; NumPy or jax.numpy, not both in one function;"
             " or choose backend 'forward', which follows branches",
         )
     )
-
-

@@ -126,7 +126,7 @@ def _segment_repeat(values: Any, offsets: Any) -> Any:
 
 def _spmatmul(matrix: Any, x: Any) -> Any:
     entries = matrix.tocoo()
-    rows, columns = (entries.coords if hasattr(entries, "coords") else (entries.row, entries.col))
+    rows, columns = entries.coords if hasattr(entries, "coords") else (entries.row, entries.col)
     data = jnp.asarray(entries.data).reshape((-1,) + (1,) * (jnp.ndim(x) - 1))
     return jax.ops.segment_sum(data * jnp.asarray(x)[columns], rows, matrix.shape[0])
 

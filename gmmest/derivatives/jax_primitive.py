@@ -21,6 +21,7 @@ def call_traced(primitive: Any, args: tuple[Any, ...]) -> TracedArray:
     """The primitive's value, with its rule attached as ``jax.custom_jvp``."""
     numeric = [i for i, a in enumerate(args) if _is_numeric(a)]
     arrays = [jnp.asarray(bare(args[i])) for i in numeric]
+    shape = _shape(primitive, args)  # outside: a view must not be read within another trace
 
     def whole(parts: Any, wrap: bool) -> tuple[Any, ...]:
         given = list(args)
@@ -34,7 +35,6 @@ def call_traced(primitive: Any, args: tuple[Any, ...]) -> TracedArray:
             result = bare(primitive.function(*whole(parts, True)))
             return jnp.asarray(result, dtype=jnp.float64)
         except _CANNOT:
-            shape = _shape(primitive, args)
             spec = jax.ShapeDtypeStruct(shape, np.float64)
             return jax.pure_callback(
                 lambda *real: np.asarray(primitive.function(*whole(real, False)), np.float64).reshape(shape),

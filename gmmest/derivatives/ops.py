@@ -272,7 +272,9 @@ def softmax(values: Any, axis: Any = None) -> Any:
     >>> softmax(np.array([1000.0, 1000.0]))
     array([0.5, 0.5])
     """
-    return np.exp(log_softmax(values, axis))
+    largest = np.max(values, axis=axis, keepdims=True)
+    weights = np.exp(values - np.where(np.isfinite(largest), largest, 0.0))
+    return weights / np.sum(weights, axis=axis, keepdims=True)
 
 
 # --- the same along any axis: a dual number's buffer has its partials in front of the rows ---------

@@ -89,7 +89,9 @@ class Primitive:
         slopes = []
         for unit in np.eye(int(np.size(value))):
             pulls = self.vjp(value, args, unit.reshape(np.shape(value)))
-            slopes.append(sum(np.sum(p * t) for p, t in zip(pulls, tangents, strict=True) if not _absent(p, t)))
+            slopes.append(
+                sum(np.sum(p * t) for p, t in zip(pulls, tangents, strict=True) if not _absent(p, t))
+            )
         return np.reshape(np.stack(slopes), np.shape(value)) if slopes else np.zeros(np.shape(value))
 
     def _dual(self, level: Level, *args: Any) -> Any:
@@ -226,7 +228,9 @@ def implicit_root(residual: Callable[..., Any], solver: Callable[..., Any]) -> P
         along = {i: tangents[i - 1] for i in active}
         engine = "forward"
         right = operators.jvp(residual, value, *args, wrt=active, tangent=along, backend=engine)
-        return _solved(operators.jacobian(residual, value, *args, wrt=0, backend=engine), right[None], value)[0]
+        return _solved(operators.jacobian(residual, value, *args, wrt=0, backend=engine), right[None], value)[
+            0
+        ]
 
     def rows(value: Any, args: tuple[Any, ...], partials: tuple[Any, ...], count: int) -> Any:
         level = Level(count)  # all partials of the arguments go through the residual in one sweep

@@ -21,6 +21,7 @@ from gmmest.derivatives.rules.table import RULES
 from gmmest.errors import Complaint, DerivativeError
 
 __all__ = [
+    "refusal_behind",
     "refuse_dropping",
     "refuse_leaked",
     "refuse_plain_array",
@@ -95,14 +96,20 @@ def refuse_dropping(what: str) -> NoReturn:
             "E605",
             f"{what} would drop the derivatives",
             user_location(),
-            "keep arrays as arrays (a 0-d array is a scalar) and use np.exp, not math.exp;"
-            " branches on x > 0 and the like are fine",
+            "keep arrays as arrays (a 0-d array is a scalar) and use np.exp, not math.exp; write into an array"
+            " made by np.zeros_like of the argument, not into a plain one; branches on x > 0 and the like are fine",
         )
     )
 
 
 class _NoAttribute(DerivativeError, AttributeError):
     """E601 as ``hasattr`` understands it."""
+
+
+def refusal_behind(error: BaseException) -> DerivativeError | None:
+    """The refusal that NumPy turned into an error of its own ("setting an array element with a sequence")."""
+    cause = error.__cause__ or error.__context__
+    return cause if isinstance(cause, DerivativeError) else None
 
 
 def unsupported_attribute(name: str, of_arrays: bool) -> AttributeError:

@@ -12,6 +12,7 @@ from gmmest.derivatives.refusals import refuse_unsupported
 from gmmest.derivatives.rules.elementwise import combine, elementwise
 from gmmest.derivatives.rules.table import rule
 
+_hurwitz = getattr(special._ufuncs, "_zeta", special.zeta)  # the ufunc behind special.zeta(s, x)
 _ROOT_PI = np.sqrt(np.pi)
 _ROOT_2PI = np.sqrt(2.0 * np.pi)
 
@@ -31,7 +32,7 @@ elementwise(special.log_ndtr, lambda x, y: np.exp(-0.5 * x * x - y) / _ROOT_2PI)
 elementwise(special.ndtri, lambda x, y: _ROOT_2PI * np.exp(0.5 * y * y))
 elementwise(special.gammaln, lambda x, y: special.digamma(x))
 elementwise(special.gamma, lambda x, y: y * special.digamma(x))
-elementwise(special.digamma, lambda x, y: special.zeta(2.0, x))
+elementwise(special.digamma, lambda x, y: _hurwitz(2.0, x))
 elementwise(special.xlogy, lambda a, b, y: np.log(b), lambda a, b, y: a / b)
 elementwise(special.xlog1py, lambda a, b, y: np.log1p(b), lambda a, b, y: a / (1.0 + b))
 elementwise(special.loggamma, lambda x, y: special.digamma(x))
@@ -53,10 +54,10 @@ elementwise(
 elementwise(special.j0, lambda x, y: -special.j1(x))
 
 
-@rule(special.zeta)
+@rule(_hurwitz)
 def _zeta(level: Level, order: Any, x: Any) -> Any:
     """Hurwitz: d zeta(s, x)/dx = -s zeta(s + 1, x); polygamma(m, x) is a multiple of zeta(m + 1, x)."""
     if level.owns(order):
         refuse_unsupported("scipy.special.zeta with an active order")
     value = x.buffer[0, ...]
-    return combine(level, special.zeta(order, value), [(x, -order * special.zeta(order + 1.0, value))])
+    return combine(level, _hurwitz(order, value), [(x, -order * _hurwitz(order + 1.0, value))])
