@@ -3,26 +3,31 @@
 An optimiser's flag plays no part.  A point is *verified* if the Gauss-Newton step that remains is
 below 1e-4 standard errors in every parameter, the whitened Jacobian has full rank and a condition
 number below 1e12 (columns at unit norm), and the criterion curves upwards in every direction.
+A minimum is local; whether other starts end lower is told by :func:`lowest`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.errors import printable
+from gmmest.errors import EstimationError, printable
 from gmmest.gmm.optimize import least_norm
 
-__all__ = ["Certificate", "certify", "curvature"]
+__all__ = ["Certificate", "certify", "curvature", "lowest", "whitened_directions"]
 
 Array = NDArray[np.float64]
 
 STEP_LIMIT = 1e-4
 CONDITION_LIMIT = 1e12
 ROUNDING_ULP = 64
+ROUNDING_LIMIT = 1e-8
+"""The floor of rounding hides no error above this, relative to the parameter: eight digits are right."""
+SAME_MINIMUM = 1e-6
+"""Relative difference of two criteria from which two starts have ended at different minima."""
 ROOT_LIMIT = 1e-8
 """N Q of a just identified model at its root, in units of the moments' own variance."""
 
@@ -99,7 +104,7 @@ def certify(
         return Certificate(float("inf"), condition, rank, 0.0, tuple(reasons))
 
     step = np.abs(least_norm(jacobian, residuals))
-    beyond = np.maximum(step - ROUNDING_ULP * np.spacing(np.abs(point)), 0.0)
+    beyond = np.maximum(step - rounding_floor(point, jacobian), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(
             beyond > 0, step / standard_errors, np.where(step > 0, step / standard_errors, 0.0)
@@ -121,6 +126,23 @@ def certify(
     return Certificate(float(np.max(relative)), condition, rank, smallest, tuple(reasons))
 
 
+def rounding_floor(point: Array, jacobian: Array) -> Array:
+    """The Gauss-Newton step that rounding alone can leave, (P,).
+
+    Residual i is computed, at best, as the exact one at parameters that are each off by one rounding,
+    which differ from row to row: an error of ``e_i = eps sum_j |J_ij z_j|``.  Independent errors of that
+    size make a step with entries ``(sum_i (J^+_ki e_i)^2)^(1/2)``.  It matters where residuals are
+    close to rounding themselves, such as NIST's Lanczos1: residuals of 1e-13 in data of size 2.  At
+    least 64 units in the last place are let pass, at most :data:`ROUNDING_LIMIT` of a parameter.
+    """
+    errors = np.finfo(np.float64).eps * (np.abs(jacobian) @ np.abs(point))
+    scale = np.sqrt(np.sum(np.square(jacobian), axis=0))
+    steps = np.linalg.pinv(jacobian / scale, rcond=1e-14) / scale[:, None] * errors
+    carried = np.minimum(np.sqrt(np.sum(np.square(steps), axis=1)), ROUNDING_LIMIT * np.abs(point))
+    floor: Array = np.maximum(ROUNDING_ULP * np.spacing(np.abs(point)), carried)
+    return floor
+
+
 def smallest_curvature(jacobian: Array, hessian: Array | None) -> float:
     """Smallest eigenvalue of half the Hessian in the metric of ``J'J``; 1 where no Hessian is given."""
     if hessian is None:
@@ -133,12 +155,97 @@ def smallest_curvature(jacobian: Array, hessian: Array | None) -> float:
     return float(np.linalg.eigvalsh(0.5 * (scaled + scaled.T))[0])
 
 
+def whitened_directions(jacobian: Array) -> Array:
+    """``R^-1`` with ``J = QR``: directions, as columns, along each of which the residuals move by one.
+
+    Their length is one standard error of what they move, parameters together, if the residuals are
+    whitened; ``R^-1 R^-T = (J'J)^-1``.  Columns are brought to unit norm first; nan where J is deficient.
+    """
+    scale = np.sqrt(np.sum(np.square(jacobian), axis=0))
+    shape = (jacobian.shape[1],) * 2
+    if not np.all(scale > 0) or not np.all(np.isfinite(jacobian)) or len(jacobian) < shape[0]:
+        return np.full(shape, np.nan)
+    triangle: Array = np.linalg.qr(jacobian / scale, mode="r")  # type: ignore[assignment]
+    try:
+        inverse: Array = np.linalg.solve(triangle, np.eye(shape[0])) / scale[:, None]
+    except np.linalg.LinAlgError:
+        return np.full(shape, np.nan)
+    return inverse
+
+
 def curvature(gradient: Callable[[Array], Array], point: Array, steps: Array) -> Array:
-    """Hessian by central differences of an exact gradient; ``steps`` a small part of a standard error each."""
-    columns = []
-    for i, h in enumerate(steps):
-        up, down = point.copy(), point.copy()
-        up[i] += h
-        down[i] -= h
-        columns.append((gradient(up) - gradient(down)) / (up[i] - down[i]))
-    return np.stack(columns, axis=1)
+    """Hessian by central differences of an exact gradient.
+
+    Parameters
+    ----------
+    gradient : callable
+        ``z -> (P,)``.
+    point : array (P,)
+    steps : array (P,) or (P, P)
+        A small part of a standard error for each parameter alone; or directions as columns, a small
+        part of :func:`whitened_directions`.  The latter is needed where estimates are strongly
+        correlated: to move one alone by a part of its standard error is then to move the residuals by
+        many, into another region.
+
+    Returns
+    -------
+    array (P, P)
+        ``Y D^-1`` with D the steps as they were rounded and Y the differences of the gradient; nan
+        where the gradient is not finite at one of the points.
+    """
+    moves, differences = [], []
+    for step in np.diag(steps) if steps.ndim == 1 else steps.T:
+        up, down = point + step, point - step
+        try:
+            differences.append(gradient(up) - gradient(down))
+        except EstimationError:
+            return np.full((point.size,) * 2, np.nan)
+        moves.append(up - down)
+    try:
+        return np.linalg.solve(np.stack(moves), np.stack(differences)).T
+    except np.linalg.LinAlgError:  # steps below rounding
+        return np.full((point.size,) * 2, np.nan)
+
+
+def lowest(values: Array, verified: Sequence[bool], what: str) -> tuple[int, str]:
+    """Which of several starts ended lowest, and a note of where the others did.
+
+    Parameters
+    ----------
+    values : array (K,)
+        The criterion where each start ended, the given one first; inf for one that could not be used.
+    verified : sequence of bool
+    what : str
+        Name of the criterion.
+
+    Returns
+    -------
+    index : int
+        The first verified one among those at the lowest value found, else the lowest.
+    note : str
+        With code W403 if they ended at more than one minimum.
+
+    Examples
+    --------
+    >>> lowest(np.array([5.0, 4.0, 4.0]), [True, True, False], "criterion")[0]
+    1
+    >>> lowest(np.array([4.0, 5.0]), [True, True], "criterion")[1]
+    'W403 several minima: of 2 starts 1 ended at the lowest criterion found, 4, 1 at worse minima, up to 5 (+25 %)'
+    """
+    best = float(np.min(values))
+    same = values <= best + SAME_MINIMUM * abs(best)
+    index = next((i for i in range(len(values)) if same[i] and verified[i]), int(np.argmin(values)))
+    worse = ~same & np.asarray(verified)
+    counted = [f"{np.sum(same)} ended at the lowest {what} found, {best:.6g}"]
+    if np.any(worse):
+        top = float(np.max(values[worse]))
+        percent = f" (+{100.0 * (top / best - 1.0):.3g} %)" if best > 0 else ""
+        counted.append(f"{np.sum(worse)} at worse minima, up to {top:.6g}{percent}")
+    if (lost := int(np.sum(~same & ~worse))) > 0:
+        counted.append(f"{lost} at no minimum")
+    note = f"of {len(values)} starts {', '.join(counted)}"
+    if not np.any(worse):
+        return index, note
+    if worse[0]:
+        note += "; the first start ended at a worse one: a better one exists than it leads to"
+    return index, f"W403 several minima: {note}"
