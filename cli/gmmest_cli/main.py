@@ -5,6 +5,7 @@ Exit codes: 0 verified, 2 bad input, 3 not verified, 4 environment, 130 interrup
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -34,6 +35,10 @@ def _run(arguments: list[str] | None) -> int:
     except click.ClickException as error:
         error.show()
         return BAD_INPUT
+    except BrokenPipeError:
+        # whoever read our output has seen enough; Python would complain once more when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ENVIRONMENT
     except GmmestError as error:
         click.echo(str(error), err=True)
         no_room = isinstance(error, FileError) and "E501" in error.codes

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison", "comparison_json", "progress", "result", "write"]
 
+WIDEST = 96
+"""Columns that the widest table needs."""
+
 PATIENCE = 1.0
 """Seconds before a progress line appears."""
 
@@ -53,19 +56,31 @@ def comparison(outcome: Comparison) -> None:
         ),
         soft_wrap=True,
     )
-    heading = ["grad", "value", "gradient", "/value", "jacobian", "/value"]
-    heading += ["max rel error", "first call", "fit", "passes", "digits", "verified"]
+    heading = [
+        "grad",
+        "f ms",
+        "grad. ms",
+        "/f",
+        "Jac. ms",
+        "/f",
+        "error",
+        "1st s",
+        "fit s",
+        "passes",
+        "digits",
+        "ok",
+    ]
     rows = [
         [
             row.name,
-            f"{row.value_ms:.3g} ms",
-            f"{row.gradient_ms:.3g} ms",
+            f"{row.value_ms:.3g}",
+            f"{row.gradient_ms:.3g}",
             f"{row.gradient_ratio:.2f}",
-            f"{row.jacobian_ms:.3g} ms",
+            f"{row.jacobian_ms:.3g}",
             f"{row.jacobian_ratio:.2f}",
-            f"{row.error:.1e}",
-            f"{row.first_call_s:.2g} s",
-            f"{row.fit.work.seconds:.2g} s",
+            f"{row.error:.0e}",
+            f"{row.first_call_s:.2g}",
+            f"{row.fit.work.seconds:.2g}",
             f"{row.fit.work.evaluations}",
             f"{row.digits:.1f}",
             "yes" if row.fit.verified else "NO",
@@ -75,8 +90,10 @@ def comparison(outcome: Comparison) -> None:
     console.print(_table(heading, rows))
     console.print(
         Text(
-            f"Times are minima, one thread. Errors and digits are against '{outcome.reference}'."
-            " gradient: criterion and gradient; jacobian: moments and Jacobian; fit: the whole estimation."
+            "f: one evaluation of the criterion; grad.: criterion and gradient; Jac.: moments and Jacobian"
+            " (minima, one thread, also as multiples of f). error: largest difference of the Jacobian from"
+            f" '{outcome.reference}', relative to its column. 1st: first call, with compilation. fit, passes:"
+            " the whole estimation. digits: agreement of the estimates."
         ),
         soft_wrap=True,
     )
@@ -152,12 +169,12 @@ def progress() -> Iterator[Callable[[int], None] | None]:
 
 
 def _console() -> Console:
-    # a pipe has no width: lines are then as long as they need to be
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    # cut cells would lose digits: on a narrow terminal lines wrap, and a pipe has no width at all
+    return Console(width=max(Console().width, WIDEST) if sys.stdout.isatty() else 160)
 
 
 def _table(heading: list[str], rows: list[list[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for i, name in enumerate(heading):
         table.add_column(Text(name), justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:

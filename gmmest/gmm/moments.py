@@ -214,6 +214,8 @@ def moment_sum(model: MomentModel) -> Callable[..., Any]:
         def own(theta: Any, block: Any) -> Any:
             return np.sum(model.contributions(theta, block), axis=0)
 
+        own.__qualname__ = f"the moments of {type(model).__name__}"
+
     jacobian = getattr(model, "moment_sum_and_jacobian", None)
     vjp = getattr(model, "moment_sum_and_vjp", None)
     if jacobian is None and vjp is None:

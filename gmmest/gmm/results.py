@@ -265,7 +265,7 @@ class GMMResults:
             text = (
                 "none: just identified"
                 if test is None
-                else f"{test.stat:.4f}, {test.df} df, p = {test.pvalue:.4f}"
+                else f"{test.stat:.4f}, {test.df} df, p = {test.pvalue:.4g}"
             )
         except EstimationError:
             text = "none: the weight was not efficient"
@@ -341,6 +341,11 @@ class GMMResults:
         text = json.dumps(self.as_dict(), indent=2, allow_nan=False, ensure_ascii=False)
         # what is not printable stands inside names only, and moves no terminal's cursor when it is escaped
         return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+    def __repr__(self) -> str:
+        pairs = zip(self.names, self.theta, self.standard_errors, strict=True)
+        estimates = ", ".join(f"{printable(name)} {b:.6g} ({e:.3g})" for name, b, e in pairs)
+        return f"<GMMResults: {self.verdict()}; {estimates}>"
 
     def __str__(self) -> str:
         return str(self.summary())

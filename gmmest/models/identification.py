@@ -27,7 +27,16 @@ double precision carry 16 digits, and 1e-9 is still estimated (with a large stan
 
 def check_features(full: Block, names: tuple[str, ...]) -> None:
     """Refuse features that do not vary within choice sets (E203) or are collinear there (E202)."""
-    _raise(list(_constant_columns(full.features, full.offsets, names, "interact it or drop it")))
+    _raise(
+        list(
+            _constant_columns(
+                full.features,
+                full.offsets,
+                names,
+                "let it act on some alternatives (only), interact it, or drop it",
+            )
+        )
+    )
     factor, scale = _within_factor(full.features, full.offsets)
     complaints = [
         Complaint(

@@ -21,7 +21,7 @@ from gmmest.errors import Complaint, ConfigError
 from gmmest.models.identification import check_features, check_instruments
 from gmmest.models.sample import Sample, rows_per_block
 from gmmest.models.separation import check_overlap
-from gmmest.models.terms import Term, design_matrix, used_columns
+from gmmest.models.terms import Term, as_terms, design_matrix, used_columns
 
 __all__ = ["Logit"]
 
@@ -34,10 +34,10 @@ class Logit:
 
     Parameters
     ----------
-    utility : sequence of Term, optional
-        Terms of the utility; left out for data made by ``ChoiceData.from_arrays``, whose
+    utility : sequence of Term or str, optional
+        Terms of the utility, a name for a plain column; left out for data made by ``ChoiceData.from_arrays``, whose
         features are the utility's columns already.
-    instruments : sequence of Term, optional
+    instruments : sequence of Term or str, optional
         Instruments per row; by default the features themselves (maximum likelihood).
 
     Notes
@@ -60,9 +60,11 @@ class Logit:
     utility: tuple[Term, ...]
     instruments: tuple[Term, ...] | None
 
-    def __init__(self, utility: Sequence[Term] = (), instruments: Sequence[Term] | None = None) -> None:
-        object.__setattr__(self, "utility", tuple(utility))
-        object.__setattr__(self, "instruments", None if instruments is None else tuple(instruments))
+    def __init__(
+        self, utility: Sequence[Term | str] = (), instruments: Sequence[Term | str] | None = None
+    ) -> None:
+        object.__setattr__(self, "utility", as_terms(utility))
+        object.__setattr__(self, "instruments", None if instruments is None else as_terms(instruments))
 
     def sample(self, data: ChoiceData) -> Sample:
         """Features and instruments of the data, checked for identification.
@@ -75,6 +77,14 @@ class Logit:
             Features or instruments that do not vary within choice sets, or are collinear
             there; fewer moments than parameters.
         """
+        if not isinstance(data, ChoiceData):
+            raise ConfigError(
+                Complaint(
+                    "E102",
+                    f"Logit takes ChoiceData, not {type(data).__name__}",
+                    next="ChoiceData.from_frame(frame, case=..., alternative=..., chosen=...)",
+                )
+            )
         names, moment_names, full, notes = self._arrays(data)
         check_features(full, names)
         if full.instruments is not full.features:

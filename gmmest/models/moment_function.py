@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.table import Table
-from gmmest.errors import Complaint, ConfigError, EstimationError
+from gmmest.derivatives.analytic import DifferentiableFunction
+from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError
 from gmmest.models.sample import Sample, rows_per_block
 
 __all__ = ["MomentFunction"]
@@ -27,7 +28,8 @@ class MomentFunction:
     function : callable
         ``function(theta, rows) -> (n, M)``, one row of contributions for each row of the table,
         in plain NumPy and ``gmmest.ops``; ``rows["y"]`` is a column.  The rows come in blocks, so
-        a row's contributions may depend on that row alone.
+        a row's contributions may depend on that row alone.  With ``gmmest.with_derivative(function,
+        jacobian=...)``, the Jacobian of shape (n, M, P), the ``analytic`` backend can be used.
     names : sequence of str
         Parameters.
     moment_names : sequence of str, optional
@@ -58,6 +60,8 @@ class MomentFunction:
         moment_names: Sequence[str] | None = None,
         start: Mapping[str, float] | Sequence[float] | None = None,
     ) -> None:
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(Complaint("E102", f"names is {names!r}; a list of names was expected"))
         object.__setattr__(self, "function", function)
         object.__setattr__(self, "names", tuple(names))
         object.__setattr__(self, "moment_names", None if moment_names is None else tuple(moment_names))
@@ -101,6 +105,19 @@ class MomentFunction:
         result: Array = self.function(theta, block)
         return result
 
+    @property
+    def moment_sum_and_jacobian(self) -> Callable[[Array, Any], tuple[Array, Array]] | None:
+        """Sum and its Jacobian by the derivative that the function was given; None without one."""
+        own = self.function
+        if not isinstance(own, DifferentiableFunction) or not own.has_jacobian:
+            return None
+
+        def summed(theta: Array, block: Any) -> tuple[Array, Array]:
+            value, jacobian = own.value_and_jacobian(theta, block)
+            return np.sum(value, axis=0), np.sum(jacobian, axis=0)
+
+        return summed
+
 
 def _start(names: tuple[str, ...], start: Mapping[str, float] | Sequence[float] | None) -> tuple[float, ...]:
     if start is None:
@@ -121,8 +138,6 @@ def _check_counts(found: int, moment_names: tuple[str, ...], names: tuple[str, .
     if len(moment_names) != found:
         raise ConfigError(Complaint("E102", f"{len(moment_names)} moment names for {found} moments"))
     if found < len(names):
-        from gmmest.errors import IdentificationError
-
         raise IdentificationError(
             Complaint(
                 "E212",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gmmest.data.block import Block
 from gmmest.derivatives import ops
-from gmmest.errors import Complaint, IdentificationError, some
+from gmmest.errors import Complaint, IdentificationError, printable, some
 
 __all__ = ["check_overlap"]
 
@@ -109,21 +109,41 @@ def _separates(scaled: Array, direction: Array) -> bool:
 
 
 def _refuse_separated(full: Block, scaled: Array, direction: Array, names: tuple[str, ...]) -> None:
-    along = scaled @ direction
-    unchosen = np.flatnonzero(full.chosen == 0)
-    sets = np.searchsorted(full.offsets, unchosen, side="right")
-    strict = np.unique(sets[along < -1e-6 * np.max(np.abs(along))]).size
-    weights = np.abs(direction * np.ptp(scaled, axis=0))
-    involved = [name for name, w in zip(names, weights, strict=True) if w > 1e-3 * np.max(weights)]
-    what = (
-        f"no finite estimate exists: a combination of {some(involved)} predicts {strict} of {full.n_sets}"
-        " choices without error"
-        if _separates(scaled, direction)
-        else f"no finite estimate was found to exist; the likelihood still grows along {some(involved)}"
-    )
-    raise IdentificationError(
-        Complaint("E201", what, next="drop or combine these terms; estimates for them do not exist")
-    )
+    """Say which terms, as few as will do, predict how many choices."""
+    if not _separates(scaled, direction):
+        largest = np.abs(direction * np.ptp(scaled, axis=0))
+        growing = [name for name, w in zip(names, largest, strict=True) if w > 1e-3 * np.max(largest)]
+        what = f"no finite estimate was found to exist; the likelihood still grows along {some(growing)}"
+    else:
+        if scaled.size <= _LINEAR_PROGRAM:
+            direction = _fewest(scaled, direction)
+        falls = scaled @ direction < -1e-9 * np.max(np.abs(scaled @ direction))
+        unchosen = np.flatnonzero(full.chosen == 0)
+        sets = np.searchsorted(full.offsets, unchosen, side="right") - 1
+        predicted = full.n_sets - np.unique(sets[~falls]).size
+        involved = [name for name, x in zip(names, direction, strict=True) if x != 0.0]
+        who = printable(involved[0]) if len(involved) == 1 else f"a combination of {some(involved)}"
+        part = f"predicts {predicted} of {full.n_sets} choices without error"
+        if predicted == 0:  # quasi-separation can lie in single alternatives that are never chosen
+            part = f"rules out {int(falls.sum())} of {falls.size} rows that were not chosen"
+        what = f"no finite estimate exists: {who} {part}"
+    advice = "drop or combine these terms; estimates for them do not exist"
+    raise IdentificationError(Complaint("E201", what, next=advice))
+
+
+def _fewest(scaled: Array, direction: Array) -> Array:
+    """A separating direction with no term that it can do without; as many rows as possible fall along it."""
+    kept = list(range(scaled.shape[1]))
+    for k in np.argsort(np.abs(direction * np.ptp(scaled, axis=0))):
+        without = [j for j in kept if j != k]
+        if not without:
+            break
+        found = _separating_direction(scaled[:, without])
+        if found is not None and found.any():
+            kept = without
+    result = np.zeros(scaled.shape[1])
+    result[kept] = _strictest(scaled[:, kept])
+    return result if result.any() else direction
 
 
 def _separating_direction(scaled: Array) -> Array | None:
@@ -134,4 +154,21 @@ def _separating_direction(scaled: Array) -> Array | None:
     if not found.success:
         return None
     direction: Array = np.asarray(found.x) if found.fun < -1e-7 * len(scaled) else np.zeros(scaled.shape[1])
+    return direction
+
+
+def _strictest(scaled: Array) -> Array:
+    """Among separating directions, one along which the most rows fall by a little."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_array, eye_array, hstack
+
+    n, k = scaled.shape
+    little = 1e-4
+    found = linprog(
+        np.concatenate([np.zeros(k), -np.ones(n)]),
+        A_ub=hstack([csr_array(scaled), eye_array(n)]),
+        b_ub=np.zeros(n),
+        bounds=[(-1.0, 1.0)] * k + [(0.0, little)] * n,
+    )
+    direction: Array = np.asarray(found.x[:k]) if found.success else np.zeros(k)
     return direction

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.choice_data import ChoiceData
-from gmmest.errors import Complaint, ConfigError, DataError, GmmestError
+from gmmest.errors import Complaint, ConfigError, DataError, GmmestError, some
 
-__all__ = ["Constant", "Term", "design_matrix", "used_columns"]
+__all__ = ["Constant", "Term", "as_terms", "design_matrix", "used_columns"]
 
 Array = NDArray[np.float64]
 
@@ -24,7 +24,7 @@ class Term:
     ----------
     *columns : str
         Columns to multiply; one is the usual case.
-    only : str or sequence of str, optional
+    only : str, int or sequence of such, optional
         The alternatives in whose utility the term stands; all by default.
     name : str, optional
         Name of its parameter.  By default the columns joined by ``:`` and, with ``only``, the
@@ -43,9 +43,12 @@ class Term:
     name: str
 
     def __init__(
-        self, *columns: str, only: str | Sequence[str] | None = None, name: str | None = None
+        self, *columns: str, only: str | int | Sequence[str | int] | None = None, name: str | None = None
     ) -> None:
-        alternatives = () if only is None else (only,) if isinstance(only, str) else tuple(only)
+        alternatives = _labels(only)
+        wrong = [repr(column) for column in columns if not isinstance(column, str) or not column]
+        if wrong:
+            raise ConfigError(Complaint("E102", f"a term's columns are names, not {', '.join(wrong)}"))
         if not columns and not alternatives:
             raise ConfigError(
                 Complaint("E102", "a term needs a column, or an alternative to be the constant of")
@@ -56,12 +59,42 @@ class Term:
         object.__setattr__(self, "name", name or "_".join([stem, *alternatives]))
 
 
-def Constant(alternative: str | Sequence[str], name: str | None = None) -> Term:
+def as_terms(terms: Sequence[Term | str]) -> tuple[Term, ...]:
+    """Terms of a list that may name plain columns as text.
+
+    Examples
+    --------
+    >>> [term.name for term in as_terms(["gc", Constant("air")])]
+    ['gc', 'asc_air']
+    """
+    given = (terms,) if isinstance(terms, (str, Term)) else tuple(terms)
+    wrong = [repr(term) for term in given if not isinstance(term, (str, Term))]
+    if wrong:
+        raise ConfigError(
+            Complaint("E102", f"terms are Term, Constant or the name of a column, not {some(wrong)}")
+        )
+    return tuple(Term(term) if isinstance(term, str) else term for term in given)
+
+
+def _labels(only: str | int | Sequence[str | int] | None) -> tuple[str, ...]:
+    """Labels as text: whole numbers in a column of alternatives are labels too."""
+    if only is None:
+        return ()
+    given = (only,) if isinstance(only, (str, int, float)) else tuple(only)
+    wrong = [repr(label) for label in given if isinstance(label, bool) or not isinstance(label, (str, int))]
+    if wrong:
+        raise ConfigError(
+            Complaint("E102", f"labels of alternatives are text or whole numbers, not {some(wrong)}")
+        )
+    return tuple(str(label) for label in given)
+
+
+def Constant(alternative: str | int | Sequence[str | int], name: str | None = None) -> Term:
     """The constant of an alternative (or one shared by several): 1 in its rows, 0 elsewhere.
 
     Parameters
     ----------
-    alternative : str or sequence of str
+    alternative : str, int or sequence of such
     name : str, optional
         By default ``asc_`` and the alternative.
 
