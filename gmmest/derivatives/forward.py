@@ -82,7 +82,9 @@ class ForwardFunction:
 
     def specialised(self, x: Array, *constants: Any) -> Any:
         """The same for arguments of these shapes: traced once where the function allows it."""
-        return self
+        from gmmest.derivatives.trace import TracedFunction
+
+        return TracedFunction(self, x, constants)
 
 
 def forward_jacobian(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -118,8 +117,7 @@ class PreparedOperator:
         self._engine = specialised(point, *rest) if specialised else prepared
         active = self._binding.positions
         self._specs = tuple(_spec(a, _name(f, i), i in active) for i, a in enumerate(args))
-        self._quick = self._quick_path(f, args)
-        self._calls = itertools.count()
+        self._quick = self._quick_path()
         self.evaluations = 0
         self._core(self._engine, self._binding, point, rest, extra)
         self.build_seconds = time.perf_counter() - start
@@ -136,14 +134,14 @@ class PreparedOperator:
 
     def __call__(self, *args: Any, tangent: Any = None, cotangent: Any = None) -> Any:
         self.evaluations += 1
-        if len(args) != len(self._specs):
-            raise _misfit(f"{len(args)} arguments were given; {len(self._specs)} were prepared for")
-        for spec, argument in zip(self._specs, args, strict=True):
-            spec.check(argument)
         if self._quick is not None:
             result = self._quick(*args)
             if result is not None:
                 return result
+        if len(args) != len(self._specs):
+            raise _misfit(f"{len(args)} arguments were given; {len(self._specs)} were prepared for")
+        for spec, argument in zip(self._specs, args, strict=True):
+            spec.check(argument)
         binding = self._binding
         extra = cotangent if self._extra_name == "cotangent" else tangent
         return self._core(self._engine, binding, binding.point(args), binding.rest(args), extra)
@@ -151,16 +149,16 @@ class PreparedOperator:
     def __repr__(self) -> str:
         return f"<{self.op.__name__} by {self.engine}, {self.evaluations} evaluations>"
 
-    def _quick_path(self, f: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _quick_path(self) -> Any:
         """The traced program itself, for Jacobians with respect to one argument: no packing in between."""
         quick = getattr(self._engine, "quick", None)
         if quick is None or not self._binding.single or self._binding.keywords:
             return None
         position = self._binding.positions[0]
         if self.op is value_and_jacobian:
-            return quick(position, len(args), both=True)
+            return quick(position, True)
         if self.op is jacobian or (self.op is derivative and not self._binding.shapes[0]):
-            return quick(position, len(args), both=False)
+            return quick(position, False)
         return None
 
 
