@@ -56,7 +56,7 @@ def _refusal(data):
 # --- against the linear program -----------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     sizes=st.lists(st.integers(2, 4), min_size=4, max_size=25),
     columns=st.integers(1, 3),
@@ -94,7 +94,7 @@ def test_the_verdict_is_that_of_a_linear_program(sizes, columns, kind, noise, se
             assert refused.startswith("E201 no finite estimate exists")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), noise=st.sampled_from([0.02, 0.5]))
 def test_whole_fits_agree_with_the_linear_program(seed, noise):
     rng = np.random.default_rng(seed)
