@@ -140,15 +140,7 @@ class NonlinearLeastSquares:
         backend = _checked(grad, optimizer, starts, maxiter, seed)
         begin = time.perf_counter()
         given = self._point(start, np.array(self.start))
-        rows = (table if isinstance(table, Table) else Table.from_frame(table)).rows()
-        if rows.n_rows <= len(self.names):
-            raise IdentificationError(
-                Complaint(
-                    "E212",
-                    f"{rows.n_rows} rows, {len(self.names)} parameters: more rows than parameters were expected",
-                    next="least squares estimates the variance of the residuals from the rows that are left",
-                )
-            )
+        rows = _rows(table, len(self.names))
         with single_blas_thread(), np.errstate(all="ignore"):
             residuals = _Residuals(self.function, self.names, rows, backend, given)
             points = [given, *self._others(starts, given, residuals, seed)]
@@ -333,6 +325,20 @@ def _judge(problem: Problem, z: Array, names: tuple[str, ...]) -> tuple[Certific
 def _root_mean_square(value: Array, count: int) -> float:
     """``(r'r / count)^(1/2)``, one for an exact fit."""
     return float(np.sqrt(value @ value / count)) or 1.0
+
+
+def _rows(table: Any, n_params: int) -> Any:
+    """All rows, more of them than parameters."""
+    rows = (table if isinstance(table, Table) else Table.from_frame(table)).rows()
+    if rows.n_rows <= n_params:
+        raise IdentificationError(
+            Complaint(
+                "E212",
+                f"{rows.n_rows} rows, {n_params} parameters: more rows than parameters were expected",
+                next="the variance of the residuals is estimated from the rows that are left over",
+            )
+        )
+    return rows
 
 
 def _checked(grad: str | Backend, optimizer: str, starts: Any, maxiter: int | None, seed: int) -> Backend:
