@@ -118,8 +118,8 @@ class Binding:
 
 def bind(
     function: Callable[..., Any], args: tuple[Any, ...], wrt: Wrt, constants: Mapping[str, Any] | None
-) -> Binding:
-    """Find the active arguments.
+) -> tuple[Binding, Any]:
+    """Find the active arguments; return where they are, and x itself.
 
     Raises
     ------
@@ -133,8 +133,13 @@ def bind(
         raise DerivativeError(
             Complaint("E610", f"wrt={wrt!r}; one or several different arguments were expected")
         )
-    shapes = tuple(_numbers(args[i], key).shape for i, key in zip(positions, keys, strict=True))
-    return Binding(positions, keys, shapes, single, dict(constants or {}))
+    if single:
+        point = _numbers(args[positions[0]], keys[0])
+        return Binding(positions, keys, (point.shape,), True, dict(constants or {})), point
+    parts = [_numbers(args[i], key) for i, key in zip(positions, keys, strict=True)]
+    shapes = tuple(part.shape for part in parts)
+    joined = np.concatenate([np.reshape(part, -1) for part in parts])
+    return Binding(positions, keys, shapes, False, dict(constants or {})), joined
 
 
 def is_traced(x: Any) -> bool:
@@ -166,6 +171,8 @@ def _position(function: Callable[..., Any], args: tuple[Any, ...], key: Any) -> 
 
 
 def _numbers(active: Any, key: Any) -> Any:
+    if type(active) is float:
+        return np.array(active)
     if isinstance(active, DualArray) or is_traced(active):
         return active
     try:

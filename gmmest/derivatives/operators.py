@@ -260,9 +260,9 @@ def _run(
     constants: Constants,
     extra: Any = None,
 ) -> Any:
-    binding = bind(f, args, wrt, constants)
+    binding, point = bind(f, args, wrt, constants)
     engine = engine_for(f, binding, args, backend)
-    return core(engine, binding, binding.point(args), binding.rest(args), extra)
+    return core(engine, binding, point, binding.rest(args), extra)
 
 
 def engine_for(f: Function, binding: Binding, args: tuple[Any, ...], backend: str | Backend) -> Any:

@@ -110,8 +110,8 @@ class PreparedOperator:
         self.op = op
         self._extra_name = "cotangent" if op is vjp else "tangent" if op in (jvp, hvp) else ""
         self._core = core
-        self._binding = bind(f, args, wrt, constants)
-        point, rest = self._binding.point(args), self._binding.rest(args)
+        self._binding, point = bind(f, args, wrt, constants)
+        rest = self._binding.rest(args)
         prepared = engine_for(f, self._binding, args, backend)
         specialised = getattr(prepared, "specialised", None)
         self._engine = specialised(point, *rest) if specialised else prepared

@@ -32,10 +32,10 @@ def align(buffer: Any, ndim: int) -> Any:
 
 def all_finite(x: Any) -> bool:
     """Whether every entry is finite: by the sum of squares, entry by entry only where that overflows."""
-    if type(x) is not np.ndarray or not x.ndim:
-        return bool(np.all(np.isfinite(x)))
-    flat = x.ravel()
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
+    if type(x) is np.ndarray and x.ndim:
+        flat = x if x.ndim == 1 else x.ravel()
+        return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
+    return math.isfinite(x) if np.ndim(x) == 0 else bool(np.all(np.isfinite(x)))
 
 
 def elementwise(ufunc: Any, *factors: Factor, tame: bool = False) -> None:
@@ -175,13 +175,15 @@ def _subtract(level: Level, a: Any, b: Any) -> Any:
 
 
 def _sum_of(level: Level, a: Any, b: Any, ufunc: Any) -> Any:
-    if level.owns(a) and level.owns(b):
+    own_a = type(a) is DualArray and a.level is level
+    own_b = type(b) is DualArray and b.level is level
+    if own_a and own_b:
         ndim = max(a.ndim, b.ndim)
         return DualArray(ufunc(align(a.buffer, ndim), align(b.buffer, ndim)), level)
-    value = ufunc(level.value(a), level.value(b))
-    x = a if level.owns(a) else b
-    negative = ufunc is np.subtract and x is b
-    if type(value) is DualArray or type(x.buffer) is DualArray:
+    x = a if own_a else b
+    value = ufunc(a.buffer[0, ...], b) if own_a else ufunc(a, b.buffer[0, ...])
+    negative = own_b and ufunc is np.subtract
+    if type(value) is DualArray or type(x.buffer) is not np.ndarray:
         return combine(level, value, [(x, -1.0 if negative else 1.0)])
     out = np.empty((level.size + 1, *value.shape))
     out[0] = value
@@ -193,12 +195,19 @@ def _sum_of(level: Level, a: Any, b: Any, ufunc: Any) -> Any:
     return DualArray(out, level)
 
 
+def _spread(buffer: Any, constant: Any) -> Any:
+    """The buffer with axes that broadcast against a constant."""
+    return buffer if type(constant) is float or type(constant) is int else align(buffer, np.ndim(constant))
+
+
 @rule(np.multiply)
 def _multiply(level: Level, a: Any, b: Any) -> Any:
-    if not level.owns(a):
-        return DualArray(align(b.buffer, np.ndim(a)) * a, level)
-    if not level.owns(b):
-        return DualArray(align(a.buffer, np.ndim(b)) * b, level)
+    if type(a) is not DualArray or a.level is not level:
+        return DualArray(_spread(b.buffer, a) * a, level)
+    if type(b) is not DualArray or b.level is not level:
+        return DualArray(_spread(a.buffer, b) * b, level)
+    if a is b:
+        return RULES[np.square](level, a)
     value_a, value_b = a.buffer[0, ...], b.buffer[0, ...]
     result = value_a * value_b
     if type(result) is DualArray or not all_finite(result):
@@ -257,11 +266,11 @@ def _negative(level: Level, x: Any) -> Any:
 
 @rule(np.power, np.float_power)
 def _power(level: Level, a: Any, b: Any) -> Any:
-    if not level.owns(b) and np.ndim(b) == 0 and type(b) is not DualArray:
+    if type(b) is int or type(b) is float:
         if b == 2:
-            return np.square(a)
+            return RULES[np.square](level, a)
         if b == 0.5:
-            return np.sqrt(a)
+            return RULES[np.sqrt](level, a)
         if b == 1:
             return a.copy()
     value_a, value_b = level.value(a), level.value(b)
