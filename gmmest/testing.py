@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gmmest.derivatives import operators, ops
 from gmmest.derivatives.arguments import Wrt
-from gmmest.derivatives.backends import Backend, FiniteDifference, as_backend
+from gmmest.derivatives.backends import Backend, as_backend
 
 __all__ = ["SCENARIOS", "Scenario", "check_derivative", "check_model", "check_rule", "scenario"]
 

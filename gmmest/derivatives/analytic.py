@@ -30,6 +30,7 @@ class DifferentiableFunction:
     name: ClassVar[str] = "analytic"
 
     def __call__(self, x: Any, *constants: Any, **keywords: Any) -> Any:
+        """The function's value."""
         return self.function(x, *constants, **keywords)
 
     @property

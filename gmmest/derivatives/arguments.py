@@ -54,6 +54,9 @@ class Binding:
                 return function
             if isinstance(function, DifferentiableFunction):
                 return _with_keywords(function)
+        if self.single and not self.keywords:
+            place = self.positions[0]
+            return lambda x, *rest: function(*rest[:place], x, *rest[place:])
         return lambda x, *rest: self._call(function, x, rest)
 
     def point(self, args: tuple[Any, ...]) -> Any:
@@ -144,7 +147,7 @@ def bind(
 
 def is_traced(x: Any) -> bool:
     """Whether JAX is tracing this array (without importing JAX to find out)."""
-    return type(x).__name__ == "TracedArray"
+    return type(x) is not np.ndarray and type(x).__name__ == "TracedArray"
 
 
 def _position(function: Callable[..., Any], args: tuple[Any, ...], key: Any) -> int:

@@ -96,7 +96,12 @@ class DualArray(NDArrayOperatorsMixin):
         if rule is None:
             rule = _late_rule(ufunc, method)
         if not kwargs:
-            return rule(_leading_level(inputs), *inputs)
+            plain = len(inputs) == 1 or type(inputs[0]) is np.ndarray or type(inputs[1]) is np.ndarray
+            if not plain:
+                return rule(_leading_level(inputs), *inputs)
+            if not self.level.open:
+                refuse_leaked()
+            return rule(self.level, *inputs)
         out = kwargs.pop("out", None)
         if kwargs.pop("where", True) is not True:
             refuse_unsupported(f"np.{ufunc.__name__}(where=...)", "use np.where on the result")
@@ -199,7 +204,8 @@ class DualArray(NDArrayOperatorsMixin):
     @property
     def T(self) -> DualArray:
         """The transpose."""
-        return self.transpose()
+        flipped: DualArray = self.transpose()
+        return flipped
 
     @property
     def real(self) -> DualArray:

@@ -77,7 +77,8 @@ class _Writer:
         self.still: set[int] = set()  # nodes whose partials are the same at every call
         self.risky = False
         self.scope: dict[str, Any] = {
-            "np": np, "inf": math.inf, "number": _number, "float64": np.dtype(np.float64), "one": np.array(1.0), "half": np.array(0.5),
+            "np": np, "inf": math.inf, "number": _number, "float64": np.dtype(np.float64),
+            "one": np.array(1.0), "half": np.array(0.5),
             "np_sin": np.sin, "np_cos": np.cos, "errstate": np.errstate,
             **{f.__name__: f for f in (np.add, np.subtract, np.multiply, np.divide, np.negative, np.copyto, np.dot)},
             **{name: getattr(math, name) for name in ("exp", "log", "sqrt", "sin", "cos", "tanh", "expm1", "log1p")},

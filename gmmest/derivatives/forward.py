@@ -14,18 +14,15 @@ from numpy.typing import NDArray
 
 from gmmest.derivatives.dual import DualArray, Level
 from gmmest.derivatives.refusals import refusal_behind
-from gmmest.derivatives.rules import (  # noqa: F401  importing them fills the table
-    elementwise,
-    product,
-    ragged,
-    reduction,
-    shape,
-)
+from gmmest.derivatives.rules import elementwise, product, ragged, reduction, shape
 from gmmest.errors import Complaint, DerivativeError
 
 __all__ = ["ForwardFunction", "as_numbers", "forward_hessian", "forward_jacobian", "forward_jvp"]
 
 Array = NDArray[np.float64]
+
+RULE_MODULES = (elementwise, product, ragged, reduction, shape)
+"""Importing them fills the table of rules."""
 
 BUFFER_BYTES = 64 * 2**20
 """A chunk's buffer of the longest constant's length stays below this; a fixed number, so that chunks
@@ -120,14 +117,16 @@ def forward_jacobian(
     pieces: list[Any] = []
     value: Any = None
     for start in range(0, max(size, 1), max(width, 1)):
-        partials = _unit_tangents(start, min(width, size - start), x.shape)
-        value, slopes = _sweep(function, x, partials, constants, product_rule)
+        tangents = _unit_tangents(start, min(width, size - start), x.shape)
+        value, slopes = _sweep(function, x, tangents, constants, product_rule)
         pieces.append(slopes)
-    partials = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    partials: Any = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     if size == 1:
         return value, partials.reshape(value.shape + x.shape)
-    jacobian = np.moveaxis(partials, 0, -1).reshape(value.shape + x.shape)
-    return value, jacobian if type(jacobian) is DualArray else np.ascontiguousarray(jacobian)
+    jacobian: Any = np.moveaxis(partials, 0, -1).reshape(value.shape + x.shape)
+    if type(jacobian) is not DualArray:
+        jacobian = np.ascontiguousarray(jacobian)
+    return value, jacobian
 
 
 def forward_jvp(
@@ -159,10 +158,10 @@ def forward_hessian(
     return forward_jacobian(jacobian, x, *constants, chunk=outer)[1]
 
 
-def _unit_tangents(start: int, width: int, shape: tuple[int, ...]) -> Array:
-    if width == 1 and not shape:
+def _unit_tangents(start: int, width: int, point: tuple[int, ...]) -> Array:
+    if width == 1 and not point:
         return np.ones(1)
-    tangents = np.zeros((width, *shape))
+    tangents = np.zeros((width, *point))
     flat = tangents.reshape(width, -1) if tangents.size else tangents
     flat[np.arange(width), np.arange(start, start + width)] = 1.0
     return tangents

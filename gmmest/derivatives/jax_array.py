@@ -282,7 +282,7 @@ class TracedArray(NDArrayOperatorsMixin):
 
 
 _METHODS = frozenset(
-    [
+    (
         "sum",
         "mean",
         "prod",
@@ -296,12 +296,33 @@ _METHODS = frozenset(
         "take",
         "argmax",
         "argmin",
-    ]
-    + ["argsort", "std", "var", "any", "all", "trace", "diagonal", "round", "nonzero"]
+        "argsort",
+        "std",
+        "var",
+        "any",
+        "all",
+        "trace",
+        "diagonal",
+        "round",
+        "nonzero",
+    )
 )
 _MAYBE_VIEWS = frozenset(
-    [np.moveaxis, np.expand_dims, np.split, np.array_split, np.flip, np.diagonal, np.diag, np.broadcast_to]
-    + [np.atleast_1d, np.atleast_2d, np.rollaxis, np.broadcast_arrays, np.matrix_transpose]
+    (
+        np.moveaxis,
+        np.expand_dims,
+        np.split,
+        np.array_split,
+        np.flip,
+        np.diagonal,
+        np.diag,
+        np.broadcast_to,
+        np.atleast_1d,
+        np.atleast_2d,
+        np.rollaxis,
+        np.broadcast_arrays,
+        np.matrix_transpose,
+    )
 )
 """Functions whose result shares memory in NumPy: it must not be written into here."""
 

@@ -35,7 +35,7 @@ def call_traced(primitive: Any, args: tuple[Any, ...]) -> TracedArray:
             result = bare(primitive.function(*whole(parts, True)))
             return jnp.asarray(result, dtype=jnp.float64)
         except _CANNOT:
-            spec = jax.ShapeDtypeStruct(shape, np.float64)
+            spec = jax.ShapeDtypeStruct(shape, np.float64)  # type: ignore[no-untyped-call]
             return jax.pure_callback(
                 lambda *real: np.asarray(primitive.function(*whole(real, False)), np.float64).reshape(shape),
                 spec,
@@ -63,7 +63,7 @@ def call_traced(primitive: Any, args: tuple[Any, ...]) -> TracedArray:
 def _by_jacobian(
     primitive: Any, whole: Any, numeric: list[int], result: Any, parts: Any, along: Any, floats: list[bool]
 ) -> Any:
-    """The rule called back for every unit tangent; the product with the tangent stays in JAX, which can transpose it."""
+    """The rule called back for every unit tangent; the product stays in JAX, which can transpose it."""
 
     def jacobians(host_value: Any, *real: Any) -> tuple[Any, ...]:
         args = whole(real, False)
@@ -80,7 +80,7 @@ def _by_jacobian(
         return tuple(made)
 
     specs = tuple(
-        jax.ShapeDtypeStruct(result.shape + (p.shape if own else (0,)), np.float64)
+        jax.ShapeDtypeStruct(result.shape + (p.shape if own else (0,)), np.float64)  # type: ignore[no-untyped-call]
         for p, own in zip(parts, floats, strict=True)
     )
     slopes = jax.pure_callback(jacobians, specs, result, *parts, vmap_method="sequential")

@@ -33,7 +33,7 @@ def traceback_location(traceback: TracebackType | None) -> str:
 
 
 def _is_user_code(filename: str) -> bool:
-    if filename.startswith(_OURS) or filename.startswith("<__array_function__"):
+    if filename.startswith((_OURS, "<__array_function__")):
         return False
     return not any(place in filename for place in _LIBRARIES)
 

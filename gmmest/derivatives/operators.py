@@ -91,7 +91,8 @@ def value_and_jacobian(
     >>> value.shape, slope.shape
     ((21,), (21,))
     """
-    return _run(_value_and_jacobian, f, args, wrt, backend, constants)
+    result: tuple[Any, Any] = _run(_value_and_jacobian, f, args, wrt, backend, constants)
+    return result
 
 
 def jacobian(
@@ -131,7 +132,8 @@ def value_and_gradient(
     >>> float(value), slope
     (5.0, array([2., 4.]))
     """
-    return _run(_value_and_gradient, f, args, wrt, backend, constants)
+    result: tuple[Any, Any] = _run(_value_and_gradient, f, args, wrt, backend, constants)
+    return result
 
 
 def gradient(

@@ -133,6 +133,7 @@ class PreparedOperator:
         return str(getattr(self._engine, "source", ""))
 
     def __call__(self, *args: Any, tangent: Any = None, cotangent: Any = None) -> Any:
+        """What the operator gives at these arguments."""
         self.evaluations += 1
         if self._quick is not None:
             result = self._quick(*args)

@@ -63,6 +63,7 @@ class Primitive:
         return rule
 
     def __call__(self, *args: Any) -> Any:
+        """The function's value, and its derivative where one is being made."""
         if any(is_traced(a) for a in args):
             from gmmest.derivatives.jax_primitive import call_traced
 

@@ -102,7 +102,7 @@ def refuse_dropping(what: str) -> NoReturn:
     )
 
 
-class _NoAttribute(DerivativeError, AttributeError):
+class _NoAttributeError(DerivativeError, AttributeError):
     """E601 as ``hasattr`` understands it."""
 
 
@@ -116,7 +116,7 @@ def unsupported_attribute(name: str, of_arrays: bool) -> AttributeError:
     """What to raise for ``x.name``: in the house layout where plain arrays have it."""
     if not of_arrays:
         return AttributeError(name)
-    return _NoAttribute(
+    return _NoAttributeError(
         Complaint(
             "E601",
             f"the method or attribute .{name} has no rule for numbers with derivatives",

@@ -26,8 +26,23 @@ LARGEST = 20_000
 """Entries of the longest buffer: beyond, Python's overhead no longer matters and chunks do."""
 
 ELEMENTWISE = frozenset(
-    [np.add, np.subtract, np.multiply, np.divide, np.negative, np.square, np.exp, np.log, np.sqrt]
-    + [np.sin, np.cos, np.tanh, np.expm1, np.log1p, np.reciprocal]
+    (
+        np.add,
+        np.subtract,
+        np.multiply,
+        np.divide,
+        np.negative,
+        np.square,
+        np.exp,
+        np.log,
+        np.sqrt,
+        np.sin,
+        np.cos,
+        np.tanh,
+        np.expm1,
+        np.log1p,
+        np.reciprocal,
+    )
 )
 PRODUCTS = frozenset([np.matmul, np.dot, np.vdot])
 
@@ -71,7 +86,7 @@ class Node:
 class Symbol(NDArrayOperatorsMixin):
     """What the function sees while it is traced."""
 
-    __slots__ = ("nodes", "node")
+    __slots__ = ("node", "nodes")
     __array_priority__ = 1000.0
 
     def __init__(self, node: Node, nodes: list[Node]) -> None:
@@ -122,9 +137,8 @@ class Symbol(NDArrayOperatorsMixin):
 
     def _view(self, make: Callable[[Any], Any]) -> Any:
         shape = make(np.zeros(self.shape)).shape
-        if self.ndim == 0 or not shape:
-            if self.ndim == 0:
-                raise NotStraight("a view of a number")
+        if self.ndim == 0:
+            raise NotStraight("a view of a number")
         return self._record("view", make, [self], shape)
 
     def sum(self, axis: Any = None) -> Any:
@@ -200,9 +214,9 @@ class Symbol(NDArrayOperatorsMixin):
     def _end(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise NotStraight("a value was asked for")
 
-    __bool__ = __float__ = __int__ = __index__ = __complex__ = __iter__ = _end  # type: ignore[assignment]
-    __setitem__ = __array__ = __iadd__ = __isub__ = __imul__ = __itruediv__ = _end  # type: ignore[assignment]
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _end  # type: ignore[assignment]
+    __bool__ = __float__ = __int__ = __index__ = __complex__ = __iter__ = _end
+    __setitem__ = __array__ = __iadd__ = __isub__ = __imul__ = __itruediv__ = _end
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _end
     __hash__ = None  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -317,7 +331,8 @@ class TracedFunction:
             return None
         from gmmest.derivatives.emit import emit
 
-        return _shared(emit(*self._trace, position, value)[1])
+        nodes, result, shape = self._trace
+        return _shared(emit(nodes, result, shape, position, value)[1])
 
     def _build(self, x: Array, constants: tuple[Any, ...]) -> None:
         from gmmest.derivatives.emit import emit
@@ -328,7 +343,7 @@ class TracedFunction:
         if max(int(np.prod(n.shape)) for n in nodes) * (x.size + 1) > LARGEST:
             raise NotStraight("long arrays")
         self._trace = nodes, result, x.shape
-        source, make = emit(*self._trace)
+        source, make = emit(nodes, result, x.shape)
         run = _shared(make)
         found, expected = run(x, *constants), self.eager.value_and_jacobian(x, *constants)
         if found is not None and not all(map(_close, found, expected)):

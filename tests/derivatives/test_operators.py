@@ -216,9 +216,8 @@ def test_prepared_operators_may_be_shared_among_threads() -> None:
     wrong = []
 
     def work(k: int) -> None:
-        for _ in range(300):
-            if not np.array_equal(prepared(np.cos(X), 0.01 * k), expected[k]):
-                wrong.append(k)
+        results = [prepared(np.cos(X), 0.01 * k) for _ in range(300)]
+        wrong.extend(k for found in results if not np.array_equal(found, expected[k]))
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
     for thread in threads:

@@ -117,7 +117,7 @@ def test_leaked_duals_raise() -> None:
         lambda: leaked + 1.0, lambda: np.exp(leaked), lambda: leaked[0], lambda: leaked.sum(), lambda: 1.0 * leaked,
         lambda: bool(leaked[0]), lambda: leaked.copy(), lambda: np.stack([leaked, leaked]),
     ):  # fmt: skip
-        with pytest.raises(gm.DerivativeError, match="E603 .*outlived") as caught:
+        with pytest.raises(gm.DerivativeError, match=r"E603 .*outlived") as caught:
             use()
         assert __file__ in str(caught.value)
     assert "leaked" in repr(leaked)

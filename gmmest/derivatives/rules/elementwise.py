@@ -32,6 +32,8 @@ def align(buffer: Any, ndim: int) -> Any:
 
 def all_finite(x: Any) -> bool:
     """Whether every entry is finite: by the sum of squares, entry by entry only where that overflows."""
+    if type(x) is np.float64 or type(x) is float:
+        return math.isfinite(x)
     if type(x) is np.ndarray and x.ndim:
         flat = x if x.ndim == 1 else x.ravel()
         return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
@@ -213,10 +215,14 @@ def _multiply(level: Level, a: Any, b: Any) -> Any:
     if type(result) is DualArray or not all_finite(result):
         return combine(level, result, [(a, value_b), (b, value_a)])
     # a finite product has finite factors
-    out = np.empty((level.size + 1, *result.shape))
-    out[0] = result
-    rest = np.multiply(align(a.buffer[1:], result.ndim), value_b, out[1:])
-    rest += align(b.buffer[1:], result.ndim) * value_a
+    ndim = result.ndim
+    if a.ndim < ndim:
+        a, b, value_a, value_b = b, a, value_b, value_a
+    out = align(a.buffer, ndim) * value_b  # the value comes with it
+    rest = align(b.buffer[1:], ndim) * value_a
+    if out.shape[1:] != result.shape:
+        out = np.broadcast_to(out, (level.size + 1, *result.shape)).copy()
+    out[1:] += rest
     return DualArray(out, level)
 
 
@@ -227,6 +233,10 @@ def _divide(level: Level, a: Any, b: Any) -> Any:
         return _scaled_down(level, a, b)
     value_a, value_b = level.value(a), b.buffer[0, ...]
     ratio = value_a / value_b
+    if type(ratio) is np.float64 and math.isfinite(ratio) and level.owns(a):  # two numbers
+        both = (a.buffer - ratio * b.buffer) / value_b
+        both[0] = ratio
+        return DualArray(both, level)
     if type(ratio) is DualArray or not all_finite(ratio):
         with np.errstate(all="ignore"):
             inverse = 1.0 / value_b

@@ -235,7 +235,7 @@ def _det(level: Level, a: Any) -> Any:
 
 @rule(np.linalg.cholesky)
 def _cholesky(level: Level, a: Any, /, *, upper: bool = False) -> Any:
-    """dL = L Phi(L^-1 dA L^-T), Phi the lower triangle with the diagonal halved (Murray 2016).
+    """By dL = L Phi(L^-1 dA L^-T), Phi the lower triangle with the diagonal halved (Murray 2016).
 
     As in LAPACK only one triangle of A is looked at, so that derivatives with respect to the
     entries of the other are zero.

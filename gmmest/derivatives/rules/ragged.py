@@ -45,7 +45,7 @@ def _segment_max(level: Level, values: Any, offsets: Any) -> Any:
 
 @rule(ops.segment_softmax)
 def _segment_softmax(level: Level, values: Any, offsets: Any) -> Any:
-    """ds = s (du - sum within the segment of s du)."""
+    """By ds = s (du - sum within the segment of s du)."""
     bounds = np.asarray(offsets)
     if not _plain(values):
         share = ops.segment_softmax(values.buffer[0, ...], bounds)
@@ -67,7 +67,7 @@ def _centre(share: Any, du: Any, bounds: Any) -> Any:
 
 @rule(ops.segment_logsumexp)
 def _segment_logsumexp(level: Level, values: Any, offsets: Any) -> Any:
-    """d log sum exp u = sum of s du."""
+    """By d log sum exp u = sum of s du."""
     bounds = np.asarray(offsets)
     value = values.buffer[0, ...]
     total = ops.segment_logsumexp(value, bounds)

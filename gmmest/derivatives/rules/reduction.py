@@ -20,7 +20,8 @@ def _sum(
     if axis is None and not keepdims and type(a.buffer) is np.ndarray:
         flat = a.buffer if a.buffer.ndim == 2 else a.buffer.reshape(a.buffer.shape[0], -1)
         return DualArray(np.add.reduce(flat, 1), level)
-    return DualArray(np.add.reduce(a.buffer, axis=shifted(axis, a.ndim), keepdims=bool(keepdims)), level)
+    total: Any = np.sum(a.buffer, axis=shifted(axis, a.ndim), keepdims=bool(keepdims))
+    return DualArray(total, level)
 
 
 @rule(np.mean)

@@ -158,12 +158,12 @@ def _trace(level: Level, a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1
 
 @rule(np.tril)
 def _tril(level: Level, m: Any, k: int = 0) -> Any:
-    return np.where(np.tri(*m.shape[-2:], k=k, dtype=bool), m, 0.0)
+    return np.where(np.tri(m.shape[-2], m.shape[-1], k, dtype=bool), m, 0.0)
 
 
 @rule(np.triu)
 def _triu(level: Level, m: Any, k: int = 0) -> Any:
-    return np.where(np.tri(*m.shape[-2:], k=k - 1, dtype=bool), 0.0, m)
+    return np.where(np.tri(m.shape[-2], m.shape[-1], k - 1, dtype=bool), 0.0, m)
 
 
 @rule(np.pad)
@@ -297,11 +297,11 @@ def _select(level: Level, condlist: Any, choicelist: Any, default: Any = 0) -> A
 
 
 @rule(np.clip)
-def _clip(
-    level: Level, a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None
-) -> Any:  # noqa: A002
-    low = a_min if min is None else min
-    high = a_max if max is None else max
+def _clip(level: Level, a: Any, a_min: Any = None, a_max: Any = None, **kwargs: Any) -> Any:
+    low = kwargs.pop("min", a_min)
+    high = kwargs.pop("max", a_max)
+    if kwargs:
+        refuse_unsupported(f"np.clip({next(iter(kwargs))}=...)")
     if low is not None:
         a = np.where(np.less(a, low), low, a)
     return a if high is None else np.where(np.greater(a, high), high, a)
