@@ -35,6 +35,8 @@ _HOMES = {
     "Term": "gmmest.models.terms",
     "Logit": "gmmest.models.logit",
     "MomentFunction": "gmmest.models.moment_function",
+    "ExponentialIV": "gmmest.models.regression",
+    "LinearIV": "gmmest.models.regression",
     "GMMEstimator": "gmmest.gmm.estimator",
     "GMMResults": "gmmest.gmm.results",
     "NonlinearLeastSquares": "gmmest.gmm.least_squares",
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from gmmest.gmm.results import GMMResults
     from gmmest.models.logit import Logit
     from gmmest.models.moment_function import MomentFunction
+    from gmmest.models.regression import ExponentialIV, LinearIV
     from gmmest.models.terms import Constant, Term
 
     __version__: str

@@ -18,7 +18,7 @@ from gmmest.derivatives.backends import Backend, as_backend
 from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import as_executor
-from gmmest.gmm.certificate import Certificate, certify, curvature
+from gmmest.gmm.certificate import Certificate, certify, curvature, whitened_directions
 from gmmest.gmm.inference import SE_NAMES, SeName, covariance
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.objective import Criterion, power_of_two_scale
@@ -262,10 +262,23 @@ def _judge(criterion: Criterion, z: Array, estimate: Estimate, moments: Moments)
         at_root = inverse_weight(estimate.s, moments.sample.moment_names).whiten(estimate.moments)
         root = float(estimate.s.n_obs * (at_root @ at_root))
     elif np.all(np.isfinite(errors)) and np.all(errors > 0):
-        hessian = curvature(lambda x: 0.5 * criterion.value_and_gradient(x)[1], z, CURVATURE_STEP * errors)
+        steps = CURVATURE_STEP * _standard_directions(jacobian, errors)
+        hessian = curvature(lambda x: 0.5 * criterion.value_and_gradient(x)[1], z, steps)
     certificate = certify(z, residuals, jacobian, errors, moments.sample.names, hessian, root)
     doubts = () if moments.exact else _doubtful_differences(moments, estimate)
     return replace(certificate, reasons=(*certificate.reasons, *doubts))
+
+
+def _standard_directions(jacobian: Array, errors: Array) -> Array:
+    """Directions as columns that move all parameters together, none by more than its standard error.
+
+    With W = S^-1 each of :func:`.whitened_directions` is one standard error long; other weights have
+    residuals in other units, which the smallest ratio of the two makes good.
+    """
+    directions = whitened_directions(jacobian)
+    lengths = np.sqrt(np.sum(np.square(directions), axis=1))
+    scaled: Array = directions * np.min(errors / lengths)
+    return scaled
 
 
 def _doubtful_differences(moments: Moments, estimate: Estimate) -> tuple[str, ...]:

@@ -114,7 +114,7 @@ def moment_covariance(moments: Moments, theta: Array, estimator: Estimator) -> M
     """
     model, n = moments.model, moments.sample.n_obs
     if estimator == "unadjusted":
-        implied = getattr(model, "unadjusted_covariance_sum", None)
+        implied = getattr(model, "unadjusted_covariance", None)
         if implied is None:
             raise ConfigError(
                 Complaint(
@@ -124,7 +124,7 @@ def moment_covariance(moments: Moments, theta: Array, estimator: Estimator) -> M
                     next="weighting: robust",
                 )
             )
-        return MomentCovariance(moments.total(lambda block: implied(theta, block)) / n, "unadjusted", n)
+        return MomentCovariance(implied(theta, n, moments.total), "unadjusted", n)
 
     def squares(block: object) -> Array:
         rows = np.asarray(model.contributions(theta, block))

@@ -21,8 +21,8 @@ __all__ = ["check_features", "check_instruments", "check_regression"]
 Array = NDArray[np.float64]
 
 COLLINEAR = 1e-11
-"""A unit column closer than this to the span of the others is called a combination of them; data in
-double precision carry 16 digits, and 1e-9 is still estimated (with a large standard error)."""
+"""A unit column closer than this to the span of the others is called a combination of them.  Between this and
+about 3e-7 the covariance of the moments, which squares the distance, is refused as singular (E211)."""
 
 
 def check_features(full: Block, names: tuple[str, ...]) -> None:

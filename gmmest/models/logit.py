@@ -19,7 +19,7 @@ from gmmest.data.choice_data import ChoiceData
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError
 from gmmest.models.identification import check_features, check_instruments
-from gmmest.models.sample import Sample, rows_per_block
+from gmmest.models.sample import Sample, Total, rows_per_block
 from gmmest.models.separation import check_overlap
 from gmmest.models.terms import Term, as_terms, design_matrix, used_columns
 
@@ -171,10 +171,15 @@ class Logit:
 
         return block.instruments.T @ (shares - block.chosen), vjp
 
-    def unadjusted_covariance_sum(self, theta: Array, block: Block) -> Array:
-        """``sum_i Z_i'(diag(s_i) - s_i s_i')Z_i``, (M, M): the covariance that the logit itself implies."""
-        shares = ops.segment_softmax(block.features @ theta, block.offsets)
-        return _share_cross(shares, block.instruments, block.instruments, block.offsets)
+    def unadjusted_covariance(self, theta: Array, n_obs: int, total: Total) -> Array:
+        """``(1/N) sum_i Z_i'(diag(s_i) - s_i s_i')Z_i``, (M, M): the covariance that the logit itself implies."""
+
+        def implied(block: Block) -> Array:
+            shares = ops.segment_softmax(block.features @ theta, block.offsets)
+            return _share_cross(shares, block.instruments, block.instruments, block.offsets)
+
+        covariance: Array = total(implied) / n_obs
+        return covariance
 
     def instrument_product_sum(self, block: Block) -> Array:
         """``Zd'Zd`` with Zd the instruments demeaned within each choice set, (M, M)."""

@@ -13,9 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MomentModel", "Sample", "rows_per_block"]
+__all__ = ["MomentModel", "Sample", "Total", "rows_per_block"]
 
 Array = NDArray[np.float64]
+Total = Callable[[Callable[[Any], Any]], Any]
+"""Folds a function of a block over all blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class MomentModel(Protocol):
 
     Beside these two, a model may have ``moment_sum(theta, block) -> (M,)`` (law: the sum of the
     contributions), hand-written derivatives of it, ``moment_sum_and_jacobian(theta, block)`` and
-    ``moment_sum_and_vjp(theta, block)``, ``unadjusted_covariance_sum(theta, block) -> (M, M)``,
+    ``moment_sum_and_vjp(theta, block)``, ``unadjusted_covariance(theta, n_obs, total) -> (M, M)``
+    with ``total`` the fold of a function over the blocks,
     ``instrument_product_sum(block) -> (M, M)`` for the first-step weight, ``loglike(theta,
     block) -> float``, and ``check_existence(theta, sample)``, which raises where no finite
     estimate exists.
@@ -84,8 +87,8 @@ class MomentModel(Protocol):
 
 
 def rows_per_block(n_params: int, n_moments: int) -> int:
-    """Rows of a block, from the shapes alone: its features and instruments fill about 4 MiB.
+    """Rows of a block, from the shapes alone: its features and instruments fill about 8 MiB.
 
     Smaller blocks pay Python's overhead, larger ones leave the cache (measured: tests/benchmarks).
     """
-    return max(512, 2**19 // (n_params + n_moments))
+    return max(512, 2**20 // (n_params + n_moments))
