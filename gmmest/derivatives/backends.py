@@ -255,7 +255,7 @@ class AutoFunction:
         return self.forward.value_and_vjp(x, *constants)  # type: ignore[no-any-return]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("_") or name == "value_and_gradient":  # which engine, value_and_vjp decides
             raise AttributeError(name)
         return getattr(self.forward, name)
 

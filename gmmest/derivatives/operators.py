@@ -291,7 +291,12 @@ def _jacobian(engine: Any, binding: Binding, x: Any, rest: tuple[Any, ...], extr
 def _value_and_gradient(
     engine: Any, binding: Binding, x: Any, rest: tuple[Any, ...], extra: Any
 ) -> tuple[Any, Any]:
-    value, pull = engine.value_and_vjp(x, *rest)
+    fused = getattr(engine, "value_and_gradient", None)
+    if fused is not None:
+        value, slopes = fused(x, *rest)
+    else:
+        value, pull = engine.value_and_vjp(x, *rest)
+        slopes = pull(np.ones(np.shape(value)))
     if np.ndim(value):
         raise DerivativeError(
             Complaint(
@@ -300,7 +305,7 @@ def _value_and_gradient(
                 next="use jacobian, or return one number",
             )
         )
-    return _number(value), _number(binding.split(pull(np.ones(())), 0))
+    return _number(value), _number(binding.split(slopes, 0))
 
 
 def _gradient(engine: Any, binding: Binding, x: Any, rest: tuple[Any, ...], extra: Any) -> Any:

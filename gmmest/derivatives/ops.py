@@ -185,8 +185,8 @@ def segment_logsumexp(values: ArrayLike, offsets: ArrayLike) -> Array:
 
     Examples
     --------
-    >>> segment_logsumexp(np.array([1000.0, 1000.0]), [0, 2]) - 1000.0 - np.log(2.0)
-    array([0.])
+    >>> np.round(segment_logsumexp(np.array([1000.0, 1000.0]), [0, 2]), 6)
+    array([1000.693147])
     """
     rows, bounds = _checked(values, offsets)
     largest = max_along(rows, bounds, axis=0)
@@ -241,8 +241,8 @@ def logsumexp(values: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
     Examples
     --------
-    >>> float(logsumexp(np.array([1000.0, 1000.0]))) - 1000.0 == np.log(2.0)
-    True
+    >>> float(np.round(logsumexp(np.array([1000.0, 1000.0])), 6))
+    1000.693147
     """
     largest = np.max(values, axis=axis, keepdims=True)
     shift = np.where(np.isfinite(largest), largest, 0.0)
