@@ -19,11 +19,12 @@ from gmmest.errors import Complaint, ConfigError, EstimationError, Identificatio
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import as_executor
 from gmmest.gmm.certificate import Certificate, certify, curvature, whitened_directions
+from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.inference import SE_NAMES, SeName, covariance
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.objective import Criterion, power_of_two_scale
 from gmmest.gmm.optimize import OPTIMIZERS, Outcome, Problem, minimise, polish
-from gmmest.gmm.results import Estimate, GMMResults, Settings, Work
+from gmmest.gmm.results import GMMResults, Settings, Work
 from gmmest.gmm.weighting import (
     Weight,
     first_weight,
@@ -179,6 +180,12 @@ class GMMEstimator:
             loglike=loglike,
             notes=sample.notes,
             manifest=_manifest(sample, _named(self.executor)),
+            context=self._context(sample),
+        )
+
+    def _context(self, sample: Sample) -> Context:
+        return Context(
+            self.model, sample, self.weighting, self.grad, self.executor, self.optimizer, self.maxiter
         )
 
     def _settings(self, grad: str) -> Settings:

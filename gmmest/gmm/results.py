@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from gmmest.errors import Complaint, ConfigError, EstimationError, printable
 from gmmest.gmm.certificate import Certificate
+from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.hypotheses import linear_hypotheses, require_independent
 from gmmest.gmm.inference import JTest, WaldTest, j_test, two_sided_p, wald
-from gmmest.gmm.weighting import MomentCovariance, Weight, read_only
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,22 +29,6 @@ SE_TEXT = {
     "efficient": "efficient, S at the estimate",
     "minimised_weight": "from the weight that was minimised",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Arrays at the estimate: theta (P,), g (M,), G (M, P), the W minimised, S there, and V (P, P)."""
-
-    theta: Array
-    moments: Array
-    jacobian: Array
-    weight: Weight
-    s: MomentCovariance
-    v: Array
-
-    def __post_init__(self) -> None:
-        for name in ("theta", "moments", "jacobian", "v"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +70,8 @@ class GMMResults:
         ``g'Wg`` with the W that was minimised, no N in it.
     loglike : float or None
         Log-likelihood where the model has one.
+    context : Context or None
+        Model, sample and options, for tests that need the moments elsewhere.
     """
 
     names: tuple[str, ...]
@@ -99,6 +85,7 @@ class GMMResults:
     loglike: float | None
     notes: tuple[str, ...]
     manifest: Mapping[str, Any]
+    context: Context | None = field(default=None, repr=False, compare=False)
 
     # --- arrays -----------------------------------------------------------------------------------
 
