@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gmmest.derivatives.backends import Backend
 from gmmest.errors import Complaint, ConfigError, EstimationError, printable
 from gmmest.gmm.certificate import Certificate
 from gmmest.gmm.fitted import Context, Estimate
+from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, sensitivity
 from gmmest.gmm.hypotheses import linear_hypotheses, require_independent
 from gmmest.gmm.inference import JTest, WaldTest, j_test, two_sided_p, wald
 
@@ -223,6 +225,59 @@ class GMMResults:
             raise ConfigError(Complaint("E102", "R and its values must be finite"))
         require_independent(restriction, "R")
         return wald(self.theta, self.estimate.v, restriction, right)
+
+    # --- functions of the estimate ------------------------------------------------------------------
+
+    def nlcom(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        by_name: bool = False,
+        names: Sequence[str] | None = None,
+        backend: str | Backend = "auto",
+    ) -> DeltaMethod:
+        """Function of the parameters with standard errors by the delta method and exact derivatives.
+
+        Parameters
+        ----------
+        function : callable
+            Of theta (P,), one number or a vector, in plain NumPy; with ``by_name=True`` of parameters by
+            name: ``res.nlcom(lambda b: b["ttme"] / b["gc"], by_name=True)``.
+        by_name : bool
+        names : sequence of str, optional
+            What its values are called.
+        backend : str or Backend
+            What differentiates it.
+
+        Returns
+        -------
+        DeltaMethod
+            ``estimate``, ``bse``, ``cov``, ``z``, ``pvalues``, ``conf_int()``.
+        """
+        return delta_method(
+            function, self.theta, self.estimate.v, self.names, by_name=by_name, names=names, backend=backend
+        )
+
+    def confidence_ellipse(self, first: str, second: str, alpha: float = 0.05) -> Ellipse:
+        """Pairs of two parameters that a Wald test does not reject; ``points(n)`` is the boundary."""
+        return ellipse(self.theta, self.estimate.v, self.names, (first, second), alpha)
+
+    def sensitivity(self, scaled: bool = False) -> pd.DataFrame:
+        """How estimates move with the moments, by parameter and moment: :func:`.functions.sensitivity`.
+
+        Parameters
+        ----------
+        scaled : bool
+            In standard errors of the parameter for one standard deviation of the mean moment,
+            ``Lambda_pm (S_mm/N)^(1/2) / se_p``.
+        """
+        import pandas as pd
+
+        moved = sensitivity(self.estimate.jacobian, self.estimate.weight)
+        if scaled:
+            s = self.estimate.s
+            moved = moved * np.sqrt(np.diag(s.matrix) / s.n_obs) / self.standard_errors[:, None]
+        return pd.DataFrame(moved, index=list(self.names), columns=list(self.moment_names))
 
     # --- words --------------------------------------------------------------------------------------
 

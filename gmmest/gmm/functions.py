@@ -1,0 +1,379 @@
+"""Functions of the estimate: the delta method, confidence ellipses, sensitivity to moments.
+
+All of it follows from ``theta_hat - theta = Lambda g(theta)`` to first order, with
+``Lambda = -(G'WG)^-1 G'W``, and from the covariance V of the estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.derivatives.backends import Backend
+from gmmest.derivatives.operators import value_and_jacobian
+from gmmest.errors import Complaint, ConfigError, EstimationError, printable, some
+from gmmest.gmm.inference import two_sided_p
+from gmmest.gmm.weighting import Weight, read_only
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["DeltaMethod", "Ellipse", "ParametersByName", "delta_method", "ellipse", "sensitivity"]
+
+Array = NDArray[np.float64]
+
+
+class ParametersByName(Mapping[str, Any]):
+    """Parameters as a function of one's own may want them: ``b["gc"]``.
+
+    Parameters
+    ----------
+    theta : array (P,)
+        Plain, or whatever an engine follows.
+    names : tuple of str
+
+    Examples
+    --------
+    >>> b = ParametersByName(np.array([2.0, 4.0]), ("gc", "ttme"))
+    >>> float(b["gc"] / b["ttme"])
+    0.5
+    """
+
+    __slots__ = ("_names", "_theta")
+
+    def __init__(self, theta: Any, names: tuple[str, ...]) -> None:
+        self._theta = theta
+        self._names = names
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise ConfigError(
+                Complaint("E102", f"there is no parameter {name!r}; expected {some(self._names, 20)}")
+            )
+        return self._theta[self._names.index(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaMethod:
+    """A function of the estimate, with first-order standard errors.
+
+    Parameters
+    ----------
+    names : tuple of str
+        What the q values are called.
+    value : array (q,)
+        ``f(theta)``.
+    jacobian : array (q, P)
+        ``F = df/dtheta'``.
+    v : array (q, q)
+        ``F V F'``.
+
+    Attributes
+    ----------
+    estimate, bse, z, pvalues : pandas.Series
+        Values, standard errors, ratios, and two-sided normal p-values of ``f = 0``.
+    cov : pandas.DataFrame
+    """
+
+    names: tuple[str, ...]
+    value: Array
+    jacobian: Array
+    v: Array
+
+    def __post_init__(self) -> None:
+        for name in ("value", "jacobian", "v"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    @property
+    def standard_errors(self) -> Array:
+        """Square roots of the diagonal of ``F V F'``, (q,)."""
+        errors: Array = np.sqrt(np.diag(self.v))
+        return errors
+
+    @property
+    def estimate(self) -> pd.Series:
+        """Values by name."""
+        return self._series(self.value, "estimate")
+
+    @property
+    def bse(self) -> pd.Series:
+        """Standard errors by name."""
+        return self._series(self.standard_errors, "bse")
+
+    @property
+    def z(self) -> pd.Series:
+        """Values over standard errors."""
+        return self._series(self.value / self.standard_errors, "z")
+
+    @property
+    def pvalues(self) -> pd.Series:
+        """Two-sided p-values of ``f = 0``."""
+        return self._series(two_sided_p(self.value / self.standard_errors), "pvalues")
+
+    @property
+    def cov(self) -> pd.DataFrame:
+        """``F V F'``."""
+        import pandas as pd
+
+        return pd.DataFrame(self.v.copy(), index=list(self.names), columns=list(self.names))
+
+    def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
+        """Intervals with coverage ``1 - alpha`` to first order."""
+        import pandas as pd
+        from scipy.special import ndtri
+
+        reach = ndtri(1.0 - require_level(alpha) / 2.0) * self.standard_errors
+        return pd.DataFrame(
+            {"lower": self.value - reach, "upper": self.value + reach}, index=list(self.names)
+        )
+
+    def _series(self, values: Array, name: str) -> pd.Series:
+        import pandas as pd
+
+        return pd.Series(np.array(values), index=list(self.names), name=name)
+
+
+def delta_method(
+    function: Callable[[Any], Any],
+    theta: Array,
+    v: Array,
+    parameters: tuple[str, ...],
+    *,
+    by_name: bool = False,
+    names: Sequence[str] | None = None,
+    backend: str | Backend = "auto",
+) -> DeltaMethod:
+    """Covariance ``F V F'`` of ``f(theta)``, with ``F = df/dtheta'`` by the derivative layer.
+
+    Parameters
+    ----------
+    function : callable
+        Of theta (P,) in plain NumPy, one number or a vector (q,); with ``by_name`` of a
+        :class:`ParametersByName`.
+    theta : array (P,)
+    v : array (P, P)
+        Covariance of the estimate, division by N included.
+    parameters : tuple of str
+    by_name : bool
+    names : sequence of str, optional
+        Of the values; ``f`` or ``f0, f1, ...`` by default.
+    backend : str or Backend
+        What differentiates ``function``.
+
+    Returns
+    -------
+    DeltaMethod
+
+    Raises
+    ------
+    EstimationError
+        E431: a value, derivative or variance is not finite, or a derivative is zero in all
+        parameters, where a first-order variance of zero would say that nothing is uncertain.
+
+    Notes
+    -----
+    Law: for ``f = R theta`` it is exact, ``R V R'``; parameters that f does not use play no part, also
+    where their variance is unknown.  Cost: one Jacobian of f.
+
+    References
+    ----------
+    van der Vaart, A. W. (1998), *Asymptotic Statistics*, theorem 3.1.
+
+    Examples
+    --------
+    >>> ratio = delta_method(lambda b: b["x"] / b["y"], np.array([1.0, 2.0]), np.eye(2), ("x", "y"), by_name=True)
+    >>> float(ratio.bse["f"])  # (1/y^2 + x^2/y^4)^(1/2)
+    0.5590169943749475
+    """
+
+    def of_array(theta: Any) -> Any:
+        return function(ParametersByName(theta, parameters) if by_name else theta)
+
+    value, jacobian = value_and_jacobian(of_array, theta, backend=backend)
+    flat = np.atleast_1d(np.asarray(value, dtype=np.float64))
+    if flat.ndim != 1:
+        raise ConfigError(
+            Complaint("E102", f"the function returned shape {flat.shape}; a number or vector was expected")
+        )
+    slope = np.asarray(jacobian, dtype=np.float64).reshape(flat.size, theta.size)
+    labels = _labels(names, flat.size, np.ndim(value) == 0)
+    used = np.any(slope != 0, axis=0)
+    covariance = slope[:, used] @ v[np.ix_(used, used)] @ slope[:, used].T
+    _require_finite(flat, slope, covariance, labels)
+    return DeltaMethod(labels, flat, slope, 0.5 * (covariance + covariance.T))
+
+
+def _labels(names: Sequence[str] | None, size: int, single: bool) -> tuple[str, ...]:
+    if names is None:
+        return ("f",) if single else tuple(f"f{k}" for k in range(size))
+    listed = (names,) if isinstance(names, str) else tuple(names)
+    if len(listed) != size or not all(isinstance(name, str) for name in listed):
+        raise ConfigError(Complaint("E102", f"names is {names!r} for {size} values; one name a value"))
+    return listed
+
+
+def _require_finite(value: Array, slope: Array, covariance: Array, labels: tuple[str, ...]) -> None:
+    complaints = []
+    for k, label in enumerate(labels):
+        if not np.isfinite(value[k]):
+            wrong = f"is {value[k]} at the estimate"
+        elif not np.all(np.isfinite(slope[k])):
+            wrong = "has a derivative that is not finite at the estimate"
+        elif not np.any(slope[k]):
+            wrong = "does not move with any parameter at the estimate: the delta method says nothing about it"
+        elif not covariance[k, k] >= 0:
+            wrong = "uses parameters whose variance is not known"
+        else:
+            continue
+        complaints.append(Complaint("E431", f"function {printable(label)} {wrong}"))
+    if complaints:
+        raise EstimationError(complaints)
+
+
+@dataclass(frozen=True, slots=True)
+class Ellipse:
+    """The set of pairs that a Wald test does not reject.
+
+    Parameters
+    ----------
+    names : tuple of (str, str)
+    centre : array (2,)
+    matrix : array (2, 2)
+        Covariance V of the pair; the set is ``(x - centre)' V^-1 (x - centre) <= radius^2``.
+    radius : float
+        Square root of the chi-squared quantile with two degrees of freedom.
+    """
+
+    names: tuple[str, str]
+    centre: Array
+    matrix: Array
+    radius: float
+
+    def __post_init__(self) -> None:
+        for name in ("centre", "matrix"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    def points(self, n: int = 200) -> Array:
+        """Boundary as a closed curve of n points, (n, 2): ``centre + radius C (cos, sin)'``, V = CC'."""
+        angle = np.linspace(0.0, 2.0 * np.pi, n)
+        scale = np.sqrt(np.diag(self.matrix))
+        root = scale[:, None] * np.linalg.cholesky(self.matrix / np.outer(scale, scale))
+        circle = np.stack([np.cos(angle), np.sin(angle)])
+        curve: Array = self.centre + self.radius * (root @ circle).T
+        return curve
+
+
+def ellipse(
+    theta: Array, v: Array, parameters: tuple[str, ...], pair: tuple[str, str], alpha: float
+) -> Ellipse:
+    """Confidence ellipse of two parameters, ``chi2(2)`` quantile at ``1 - alpha``.
+
+    Parameters
+    ----------
+    theta : array (P,)
+    v : array (P, P)
+    parameters : tuple of str
+    pair : (str, str)
+    alpha : float
+
+    Notes
+    -----
+    Law: the Wald test of any point of the boundary has p-value alpha.
+
+    Examples
+    --------
+    >>> e = ellipse(np.zeros(2), np.eye(2), ("a", "b"), ("a", "b"), 0.05)
+    >>> round(e.radius, 4)
+    2.4477
+    """
+    from scipy.special import chdtri
+
+    level = require_level(alpha)
+    index = [position(name, parameters) for name in pair]
+    if index[0] == index[1]:
+        raise ConfigError(
+            Complaint("E102", f"an ellipse of {pair[0]!r} with itself; two parameters expected")
+        )
+    matrix = v[np.ix_(index, index)]
+    scale = np.sqrt(np.diag(matrix))
+    correlation = matrix[0, 1] / (scale[0] * scale[1]) if np.all(scale > 0) else np.nan
+    if not abs(correlation) < 1.0:
+        raise EstimationError(
+            Complaint("E431", f"the covariance of {some(pair)} is singular or unknown: there is no ellipse")
+        )
+    return Ellipse(pair, theta[index], matrix, float(np.sqrt(chdtri(2, level))))
+
+
+def sensitivity(jacobian: Array, weight: Weight) -> Array:
+    """``Lambda = -(G'WG)^-1 G'W``, (P, M): how estimates move with the moments.
+
+    Parameters
+    ----------
+    jacobian : array (M, P)
+        G at the estimate.
+    weight : Weight
+        The W that was minimised.
+
+    Returns
+    -------
+    array (P, M)
+        If the true moments are ``a`` instead of zero, estimates are off by ``Lambda a``, to first order.
+
+    Raises
+    ------
+    EstimationError
+        E431: G does not have full rank.
+
+    Notes
+    -----
+    With ``A = L'G = QR``, ``Lambda = -R^-1 Q'L'``; nothing is inverted or squared.  Laws:
+    ``Lambda G = -I``, and ``Lambda S Lambda'/N`` is the sandwich V.  Cost: O(M^2 P).
+
+    References
+    ----------
+    Andrews, I., M. Gentzkow and J. M. Shapiro (2017), "Measuring the sensitivity of parameter estimates
+    to estimation moments", Quarterly Journal of Economics 132, 1553-1592, equation (2).
+
+    Examples
+    --------
+    >>> sensitivity(np.array([[2.0], [0.0]]), Weight(np.eye(2), "identity"))
+    array([[-0.5,  0. ]])
+    """
+    from scipy.linalg import solve_triangular
+
+    white = weight.whiten(jacobian)
+    scale = np.sqrt(np.sum(np.square(white), axis=0))
+    if not np.all(scale > 0) or not np.all(np.isfinite(scale)):
+        raise EstimationError(
+            Complaint("E431", "the Jacobian of the moments has a column that is zero or not finite")
+        )
+    q, r = np.linalg.qr(white / scale)
+    if np.abs(np.diag(r)).min() < 1e-14:
+        raise EstimationError(Complaint("E431", "the Jacobian of the moments does not have full rank"))
+    back = solve_triangular(weight.root, q, lower=True, trans="T", check_finite=False)  # L Q
+    moved: Array = 0.0 - solve_triangular(r, back.T, check_finite=False) / scale[:, None]
+    return moved
+
+
+def position(name: str, names: tuple[str, ...]) -> int:
+    """Where a parameter stands; an unknown name is refused."""
+    if name not in names:
+        raise ConfigError(Complaint("E102", f"there is no parameter {name!r}; expected {some(names, 20)}"))
+    return names.index(name)
+
+
+def require_level(alpha: float) -> float:
+    """Alpha as a float; anything but a number between 0 and 1 is refused."""
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
+        raise ConfigError(Complaint("E102", f"alpha is {alpha!r}; a number between 0 and 1 was expected"))
+    return float(alpha)
