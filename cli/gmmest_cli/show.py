@@ -112,6 +112,10 @@ def comparison_json(outcome: Comparison) -> None:
             "jacobian_ms": row.jacobian_ms,
             "jacobian_ratio": row.jacobian_ratio,
             "max_relative_error": row.error,
+            "audit": [
+                {"at": part.place, "error": part.error, "moment": part.moment, "parameter": part.parameter}
+                for part in row.audit
+            ],
             "first_call_seconds": row.first_call_s,
             "fit_seconds": row.fit.work.seconds,
             "evaluations": row.fit.work.evaluations,

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.derivatives.backends import ComplexStep, as_backend
-from gmmest.errors import DerivativeError
+from gmmest.derivatives.backends import as_backend
 from gmmest.execution.serial import single_blas_thread
+from gmmest.gmm.audit import AuditRow, audited, exact_reference
 from gmmest.gmm.estimator import GMMEstimator, starting_point
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.results import GMMResults
@@ -19,10 +19,6 @@ from gmmest.gmm.results import GMMResults
 __all__ = ["BackendRow", "Comparison", "compare"]
 
 Array = NDArray[np.float64]
-
-EXACT_LIMIT = 1e-8
-DIFFERENCE_LIMIT = 1e-5
-"""Largest differences of Jacobians that are let pass, relative to the column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +33,8 @@ class BackendRow:
         One evaluation of the criterion ``g'Wg`` in plain NumPy, measured in the same rounds.
     gradient_ms, jacobian_ms : float
         Criterion and gradient; moments and Jacobian.
-    error : float
-        Largest difference of the Jacobian from the reference, relative to the column's largest
-        entry, at the start and at the estimate.
+    audit : tuple of AuditRow
+        Differences of the Jacobian from the reference, at the start and at the estimate.
     first_call_s : float
         The first call, which traces and compiles where there is something to compile.
     fit : GMMResults
@@ -51,10 +46,15 @@ class BackendRow:
     value_ms: float
     gradient_ms: float
     jacobian_ms: float
-    error: float
+    audit: tuple[AuditRow, ...]
     first_call_s: float
     fit: GMMResults
     digits: float
+
+    @property
+    def error(self) -> float:
+        """Largest difference of the Jacobian from the reference, relative to the column's largest entry."""
+        return max(row.error for row in self.audit)
 
     @property
     def gradient_ratio(self) -> float:
@@ -83,11 +83,7 @@ class Comparison:
         """Exact backends that disagree with the reference, differences that are too far off, fits not verified."""
         found = []
         for row in self.rows:
-            limit = EXACT_LIMIT if as_backend(row.name).exact else DIFFERENCE_LIMIT
-            if not row.error <= limit:
-                found.append(
-                    f"{row.name} differs from {self.reference} by {row.error:.1e} of a column; {limit:g} is allowed"
-                )
+            found += [f"differs from {self.reference!r}: {part}" for part in row.audit if not part.passed]
             if not row.fit.verified:
                 found.append(f"{row.name}: {row.fit.verdict()}")
         return tuple(found)
@@ -113,42 +109,32 @@ def compare(estimator: GMMEstimator, grads: Sequence[str], rounds: int = 15) -> 
     """
     sample = estimator.model.sample(estimator.data)
     with single_blas_thread():
-        reference, fit = _reference(estimator)
-        exact = Moments(estimator.model, sample, reference)
         start = starting_point(None, sample)
+        reference = exact_reference(estimator.model, sample, start)
+        fit = replace(estimator, grad=reference).fit()
         # derivatives are easy at the estimate of a just identified model: look at the start as well
-        points = (start, fit.theta)
-        truth = [exact.value_and_jacobian(point)[1] for point in points]
+        points = {"start": start, "estimate": fit.theta}
+        exact = Moments(estimator.model, sample, reference)
+        truth = {place: exact.value_and_jacobian(theta)[1] for place, theta in points.items()}
         candidates = {}
         for name in dict.fromkeys(grads):
             moments = Moments(estimator.model, sample, as_backend(name))
             begin = time.perf_counter()
-            found = [moments.value_and_jacobian(point)[1] for point in points]
+            rows_of = audited(moments, as_backend(name), points, truth)
             moments.value_and_vjp(start)[1](np.ones(len(sample.moment_names)))
-            candidates[name] = (moments, _error(found, truth), time.perf_counter() - begin)
+            candidates[name] = (moments, tuple(rows_of), time.perf_counter() - begin)
         plain = Moments(estimator.model, sample, "auto")
         times = _times(plain, {name: c[0] for name, c in candidates.items()}, fit, rounds)
         rows = []
-        for name, (_, error, first) in candidates.items():
+        for name, (_, audit_rows, first) in candidates.items():
             own = replace(estimator, grad=name).fit()
             value, gradient, jacobian = times[name]
-            rows.append(BackendRow(name, value, gradient, jacobian, error, first, own, _digits(own, fit)))
+            rows.append(
+                BackendRow(name, value, gradient, jacobian, audit_rows, first, own, _digits(own, fit))
+            )
     return Comparison(
         tuple(rows), reference, sample.n_obs, sample.n_rows, len(sample.moment_names), len(sample.names)
     )
-
-
-def _reference(estimator: GMMEstimator) -> tuple[str, GMMResults]:
-    """Complex steps share no code with the other engines; where they cannot go, dual numbers."""
-    sample = estimator.model.sample(estimator.data)
-    point = starting_point(None, sample)
-    try:
-        _, by_steps = Moments(estimator.model, sample, ComplexStep()).value_and_jacobian(point)
-        _, by_duals = Moments(estimator.model, sample, "forward").value_and_jacobian(point)
-        name = "complex" if _error([by_steps], [by_duals]) < 1e-8 else "forward"
-    except (DerivativeError, TypeError, ValueError):
-        name = "forward"
-    return name, replace(estimator, grad=name).fit()
 
 
 def _times(
@@ -182,14 +168,6 @@ def _seconds(function: Callable[[], None]) -> float:
     begin = time.perf_counter()
     function()
     return time.perf_counter() - begin
-
-
-def _error(found: Sequence[Array], truth: Sequence[Array]) -> float:
-    worst = 0.0
-    for ours, exact in zip(found, truth, strict=True):
-        size = np.max(np.abs(exact), axis=0)
-        worst = max(worst, float(np.max(np.abs(ours - exact) / np.where(size > 0, size, 1.0))))
-    return worst
 
 
 def _digits(fit: GMMResults, reference: GMMResults) -> float:
