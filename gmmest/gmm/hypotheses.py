@@ -8,11 +8,11 @@ import warnings
 from difflib import get_close_matches
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gmmest.errors import Complaint, ConfigError, some
 
-__all__ = ["linear_hypotheses", "require_independent"]
+__all__ = ["linear_hypotheses", "require_independent", "restrictions"]
 
 Array = NDArray[np.float64]
 
@@ -70,6 +70,48 @@ def linear_hypotheses(text: str, names: tuple[str, ...]) -> tuple[Array, Array]:
     restriction, value = np.stack(rows), np.array(values)
     require_independent(restriction, f"hypothesis {_start_of(text)}")
     return restriction, value
+
+
+def restrictions(
+    hypothesis: str | ArrayLike, value: ArrayLike | None, names: tuple[str, ...]
+) -> tuple[Array, Array, str]:
+    """R, q and the text of hypotheses in words or as a matrix.
+
+    Parameters
+    ----------
+    hypothesis : str or array (q, P)
+    value : array (q,), optional
+        The right-hand side for a matrix R; zero by default.
+    names : tuple of str
+
+    Raises
+    ------
+    ConfigError
+        Wrong shapes, values that are not finite, equations that follow from others.
+
+    Examples
+    --------
+    >>> restrictions([[1.0, -1.0]], None, ("a", "b"))[1:]
+    (array([0.]), '')
+    """
+    if isinstance(hypothesis, str):
+        if value is not None:
+            raise ConfigError(Complaint("E102", "a hypothesis in words has its value behind the ="))
+        return (*linear_hypotheses(hypothesis, names), hypothesis)
+    try:
+        restriction = np.atleast_2d(np.asarray(hypothesis, dtype=np.float64))
+        right = np.zeros(len(restriction)) if value is None else np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(Complaint("E102", "R and its values must be numbers")) from None
+    right = np.atleast_1d(right)
+    if right.ndim != 1 or restriction.shape != (len(right), len(names)):
+        raise ConfigError(
+            Complaint("E102", f"R has shape {restriction.shape}, expected (q, {len(names)}) and q values")
+        )
+    if not (np.all(np.isfinite(restriction)) and np.all(np.isfinite(right))):
+        raise ConfigError(Complaint("E102", "R and its values must be finite"))
+    require_independent(restriction, "R")
+    return restriction, right, ""
 
 
 def require_independent(restriction: Array, what: str) -> None:

@@ -16,8 +16,9 @@ from gmmest.errors import Complaint, ConfigError, EstimationError, printable
 from gmmest.gmm.certificate import Certificate
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, sensitivity
-from gmmest.gmm.hypotheses import linear_hypotheses, require_independent
+from gmmest.gmm.hypotheses import restrictions
 from gmmest.gmm.inference import JTest, WaldTest, j_test, two_sided_p, wald
+from gmmest.gmm.specification import SpecificationTest, c_test, distance_test, lm_test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,27 +205,41 @@ class GMMResults:
         -------
         WaldTest
         """
-        if isinstance(hypothesis, str):
-            if value is not None:
-                raise ConfigError(Complaint("E102", "a hypothesis in words has its value behind the ="))
-            restriction, right = linear_hypotheses(hypothesis, self.names)
-            return wald(self.theta, self.estimate.v, restriction, right, hypothesis)
-        try:
-            restriction = np.atleast_2d(np.asarray(hypothesis, dtype=np.float64))
-            right = np.zeros(len(restriction)) if value is None else np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ConfigError(Complaint("E102", "R and its values must be numbers")) from None
-        right = np.atleast_1d(right)
-        if right.ndim != 1 or restriction.shape != (len(right), len(self.names)):
-            raise ConfigError(
-                Complaint(
-                    "E102", f"R has shape {restriction.shape}, expected (q, {len(self.names)}) and q values"
-                )
+        restriction, right, text = restrictions(hypothesis, value, self.names)
+        return wald(self.theta, self.estimate.v, restriction, right, text)
+
+    def lm_test(self, hypothesis: str | ArrayLike, value: ArrayLike | None = None) -> SpecificationTest:
+        """Score test of linear hypotheses, at the estimate that they restrict; written as for ``wald_test``.
+
+        With the weight of the fit, see :func:`.specification.lm_test`; refused (E420) where that was not the
+        inverse of a covariance of the moments.
+        """
+        return lm_test(self._context(), self.estimate, *restrictions(hypothesis, value, self.names))
+
+    def distance_test(self, hypothesis: str | ArrayLike, value: ArrayLike | None = None) -> SpecificationTest:
+        """Distance test ``N (Q(restricted) - Q)`` of linear hypotheses, written as for ``wald_test``.
+
+        With the weight of the fit, see :func:`.specification.distance_test`; refused (E420) where that was
+        not the inverse of a covariance of the moments.
+        """
+        return distance_test(self._context(), self.estimate, *restrictions(hypothesis, value, self.names))
+
+    def c_test(self, moments: Sequence[str]) -> SpecificationTest:
+        """C (difference-in-Sargan) test of some of the moments, given the others: :func:`.specification.c_test`.
+
+        Parameters
+        ----------
+        moments : sequence of str
+            The moments under test, by name.
+        """
+        return c_test(self._context(), self.estimate, moments)
+
+    def _context(self) -> Context:
+        if self.context is None:
+            raise EstimationError(
+                Complaint("E430", "these results have lost their model and data", next="fit again")
             )
-        if not (np.all(np.isfinite(restriction)) and np.all(np.isfinite(right))):
-            raise ConfigError(Complaint("E102", "R and its values must be finite"))
-        require_independent(restriction, "R")
-        return wald(self.theta, self.estimate.v, restriction, right)
+        return self.context
 
     # --- functions of the estimate ------------------------------------------------------------------
 
