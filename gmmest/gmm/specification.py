@@ -328,7 +328,7 @@ def _minimum(
     where: str,
 ) -> Minimum:
     """Minimise over a subspace with some of the moments, and certify."""
-    root_n = np.sqrt(context.sample.n_obs)
+    root_n = float(np.sqrt(context.sample.n_obs))
     rows = slice(None) if keep is None else keep
 
     def theta(phi: Array) -> Array:
