@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from gmmest.derivatives.backends import Backend
 from gmmest.errors import Complaint, ConfigError, EstimationError, printable
 from gmmest.gmm.certificate import Certificate
+from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, profile
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, sensitivity
 from gmmest.gmm.hypotheses import restrictions
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Estimate", "GMMResults", "Settings", "Work"]
 
 Array = NDArray[np.float64]
+
+PROFILE_STEPS = (-3.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 3.0)
 
 SE_TEXT = {
     "sandwich": "sandwich, S at the estimate (as Stata gmm, linearmodels)",
@@ -233,6 +236,30 @@ class GMMResults:
             The moments under test, by name.
         """
         return c_test(self._context(), self.estimate, moments)
+
+    # --- diagnostics --------------------------------------------------------------------------------
+
+    def diagnostics(self) -> Diagnostics:
+        """Condition of S, rank and condition of the Jacobian, strength of identification and where it is least.
+
+        One pass for the derivatives of every contribution: :func:`.diagnostics.diagnose`.
+        """
+        return diagnose(self._context(), self.estimate)
+
+    def first_stage(self) -> pd.DataFrame:
+        """First-stage statistics of a ``LinearIV``, by endogenous regressor: :func:`.diagnostics.first_stage`."""
+        return first_stage(self._context())
+
+    def profile(self, name: str, steps: Sequence[float] = PROFILE_STEPS) -> Profile:
+        """The criterion, minimised over the other parameters, against its quadratic approximation.
+
+        Parameters
+        ----------
+        name : str
+        steps : sequence of float
+            Where, in standard errors from the estimate.
+        """
+        return profile(self._context(), self.estimate, name, steps)
 
     def _context(self) -> Context:
         if self.context is None:

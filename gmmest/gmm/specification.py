@@ -22,7 +22,15 @@ from gmmest.gmm.moments import Moments
 from gmmest.gmm.optimize import Problem, minimise, polish
 from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight, read_only
 
-__all__ = ["SpecificationTest", "c_test", "distance_test", "lm_test", "null_space"]
+__all__ = [
+    "Minimum",
+    "SpecificationTest",
+    "c_test",
+    "distance_test",
+    "lm_test",
+    "null_space",
+    "restricted_minimum",
+]
 
 Array = NDArray[np.float64]
 
@@ -118,7 +126,7 @@ def lm_test(
     weight = shared_weight(estimate, context.sample.moment_names, "a score test")
     with single_blas_thread():
         moments = context.moments()
-        found = _restricted(context, moments, estimate, weight, restriction, value)
+        found = restricted_minimum(context, moments, estimate, weight, restriction, value)
     q = np.linalg.qr(found.jacobian / _norms(found.jacobian))[0]
     score = q.T @ found.residuals
     stat = float(score @ score)
@@ -163,7 +171,7 @@ def distance_test(
     weight = shared_weight(estimate, context.sample.moment_names, "a distance test")
     with single_blas_thread():
         moments = context.moments()
-        found = _restricted(context, moments, estimate, weight, restriction, value)
+        found = restricted_minimum(context, moments, estimate, weight, restriction, value)
         free = _free(context, moments, estimate, weight)
     stat = _difference(found.value, free.value, "under the restrictions")
     return SpecificationTest(stat, len(value), chi2_sf(stat, len(value)), hypothesis, found.theta)
@@ -296,9 +304,10 @@ def null_space(restriction: Array, value: Array, theta: Array, v: Array) -> Subs
     return Subspace(nearest, root @ q[:, count:])
 
 
-def _restricted(
+def restricted_minimum(
     context: Context, moments: Moments, estimate: Estimate, weight: Weight, restriction: Array, value: Array
 ) -> Minimum:
+    """Where ``g'Wg`` is least among all theta with ``R theta = q``, certified; E432 if it is not found."""
     white = np.sqrt(context.sample.n_obs) * weight.whiten(estimate.jacobian)
     root = whitened_directions(white)
     if not np.all(np.isfinite(root)):
