@@ -20,6 +20,7 @@ from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, se
 from gmmest.gmm.hypotheses import restrictions
 from gmmest.gmm.inference import JTest, WaldTest, j_test, two_sided_p, wald
 from gmmest.gmm.specification import SpecificationTest, c_test, distance_test, lm_test
+from gmmest.gmm.weak import ConfidenceSet, KTest, Nuisance, Statistic, STest, confidence_set, k_test, s_test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -236,6 +237,26 @@ class GMMResults:
             The moments under test, by name.
         """
         return c_test(self._context(), self.estimate, moments)
+
+    def s_test(self, values: Mapping[str, float], nuisance: Nuisance = "projection") -> STest:
+        """Stock and Wright's S test that some or all parameters have given values, by name.
+
+        Holds however weakly parameters are identified; others are set where S is least: :func:`.weak.s_test`.
+        """
+        return s_test(self._context(), self.estimate, values, nuisance)
+
+    def k_test(self, values: Mapping[str, float] | Sequence[float]) -> KTest:
+        """Kleibergen's K test that all parameters have given values: :func:`.weak.k_test`."""
+        return k_test(self._context(), values)
+
+    def confidence_set(
+        self, name: str, alpha: float = 0.05, statistic: Statistic = "S", nuisance: Nuisance = "projection"
+    ) -> ConfidenceSet:
+        """Values of a parameter that the S (or K) test does not reject: :func:`.weak.confidence_set`.
+
+        Holds however weakly the parameter is identified, and so may be empty, disjoint or unbounded.
+        """
+        return confidence_set(self._context(), self.estimate, name, alpha, statistic, nuisance)
 
     # --- diagnostics --------------------------------------------------------------------------------
 

@@ -1,0 +1,481 @@
+"""Tests and confidence sets that hold whether or not the parameters are identified.
+
+``S(theta0) = N g'S(theta0)^-1 g`` asks whether the moments vanish at theta0, and its distribution does not
+involve G; Kleibergen's K looks at the part of g that lies along a Jacobian made independent of g.  Sets are
+inverted tests: they may be empty (no value is compatible with the moments), disjoint, or unbounded (the data do
+not bound the parameter), which an estimate with a standard error cannot say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, printable
+from gmmest.execution.serial import single_blas_thread
+from gmmest.gmm.diagnostics import joint_covariance
+from gmmest.gmm.fitted import Context, Estimate
+from gmmest.gmm.functions import position, require_level
+from gmmest.gmm.inference import chi2_sf
+from gmmest.gmm.moments import Moments
+from gmmest.gmm.weighting import MomentCovariance, inverse_weight, read_only
+
+__all__ = ["ConfidenceSet", "KTest", "STest", "confidence_set", "k_test", "level_set", "s_test"]
+
+Array = NDArray[np.float64]
+Statistic = Literal["S", "K"]
+Nuisance = Literal["projection", "strong"]
+
+REACH = 1e6
+"""How far from the estimate sets are searched, in standard errors; an interval that goes on there is called
+unbounded."""
+NEAR = 1e-2
+GRID = 80
+"""Points of the first grid on either side, from a hundredth of a standard error to REACH in equal ratios of
+1.26."""
+
+
+@dataclass(frozen=True, slots=True)
+class STest:
+    """Stock and Wright's S test.
+
+    Parameters
+    ----------
+    stat : float
+        ``N g'S^-1 g`` at theta, S there too.
+    df : int
+    pvalue : float
+    theta : array (P,)
+        The point: the values tested, and the least favourable ones of the other parameters.
+    """
+
+    stat: float
+    df: int
+    pvalue: float
+    theta: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "theta", read_only(self.theta))
+
+
+@dataclass(frozen=True, slots=True)
+class KTest:
+    """Kleibergen's K test of all parameters.
+
+    Parameters
+    ----------
+    stat : float
+        Chi-squared with P degrees of freedom.
+    df : int
+    pvalue : float
+    s_stat, rest : float
+        S with the same, centred, covariance, and what K leaves of it, ``S = K + rest``; rest is chi-squared with M - P
+        degrees of freedom, independent of K: a large one says that K is small at a point where the moments do not
+        hold.
+    theta : array (P,)
+    """
+
+    stat: float
+    df: int
+    pvalue: float
+    s_stat: float
+    rest: float
+    theta: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "theta", read_only(self.theta))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceSet:
+    """All values of one parameter that a test does not reject.
+
+    Parameters
+    ----------
+    name : str
+    intervals : tuple of (float, float)
+        In order; ends may be infinite.
+    alpha : float
+    statistic : str
+    df : int
+    critical : float
+        The chi-squared quantile.
+    searched : (float, float)
+        The region in which boundaries were looked for.
+    """
+
+    name: str
+    intervals: tuple[tuple[float, float], ...]
+    alpha: float
+    statistic: str
+    df: int
+    critical: float
+    searched: tuple[float, float]
+
+    @property
+    def shape(self) -> Literal["empty", "bounded", "disjoint", "unbounded"]:
+        """``empty``; ``bounded``, one interval with two ends; ``unbounded``, one without; ``disjoint``, several."""
+        if not self.intervals:
+            return "empty"
+        if len(self.intervals) > 1:
+            return "disjoint"
+        return "bounded" if self.bounded else "unbounded"
+
+    @property
+    def bounded(self) -> bool:
+        """Whether all ends are finite."""
+        return bool(np.all(np.isfinite(np.array(self.intervals))))
+
+    def __contains__(self, value: float) -> bool:
+        return any(low <= value <= high for low, high in self.intervals)
+
+    def __str__(self) -> str:
+        pieces = " and ".join(f"[{low:.6g}, {high:.6g}]" for low, high in self.intervals) or "no value"
+        level = f"{100 * (1 - self.alpha):g} %"
+        return f"{printable(self.name)}: {pieces} ({self.shape}; {level}, {self.statistic}, {self.df} df)"
+
+
+def s_test(
+    context: Context, estimate: Estimate, values: Mapping[str, float], nuisance: Nuisance = "projection"
+) -> STest:
+    """S test that some or all parameters have given values.
+
+    Parameters
+    ----------
+    context : Context
+    estimate : Estimate
+        Where the search over the other parameters starts.
+    values : mapping
+        By name.
+    nuisance : {"projection", "strong"}
+        Other parameters are set where S is least.  ``projection`` compares with the quantiles of all M moments:
+        conservative, and right however weakly they are identified.  ``strong`` takes off one degree of
+        freedom for each, which is right where these are well identified once the values are given.
+
+    Returns
+    -------
+    STest
+
+    Notes
+    -----
+    S is the criterion of the continuously updated estimator.  Law: for linear moments with
+    ``weighting="unadjusted"``, ``N e'P_Z e / e'e``, the statistic of Anderson and Rubin but for its
+    degrees of freedom.  The S matrix is the fit's own, with its clusters or kernel.  Cost: one pass; with other parameters, a search.
+
+    References
+    ----------
+    Stock, J. H. and J. H. Wright (2000), "GMM with weak identification", Econometrica 68, 1055-1096,
+    theorems 2 and 3.
+    """
+    names = context.sample.names
+    _require_among("nuisance", nuisance, ("projection", "strong"))
+    theta, free = np.array(estimate.theta), np.ones(len(names), dtype=bool)
+    for name, value in values.items():
+        theta[position(name, names)] = _finite(value, name)
+        free[position(name, names)] = False
+    if np.all(free):
+        raise ConfigError(Complaint("E102", "no parameter was given a value; expected one or more, by name"))
+    with single_blas_thread():
+        stat, found = _concentrated(context, context.moments(), theta, free, _unit(estimate), [theta])
+    df = len(context.sample.moment_names) - (int(np.sum(free)) if nuisance == "strong" else 0)
+    return STest(stat, df, chi2_sf(stat, df), found)
+
+
+def k_test(context: Context, values: Mapping[str, float] | Sequence[float] | Array) -> KTest:
+    """Kleibergen's K test that all parameters have given values.
+
+    ``K = N g'S^-1 D (D'S^-1 D)^-1 D'S^-1 g`` with ``D_p = G_p - C_p S^-1 g``, C_p the covariance of the
+    derivatives of the contributions with the contributions, all at the values, centred.
+
+    Parameters
+    ----------
+    context : Context
+    values : mapping or sequence
+        Of every parameter, by name or in order.
+
+    Returns
+    -------
+    KTest
+
+    Raises
+    ------
+    EstimationError
+        E433: clusters, kernels or weights.
+
+    Notes
+    -----
+    Laws: zero at the continuously updated estimate; ``S = K + rest``; equal to S where the model is just
+    identified.  K is zero at other stationary points of that criterion too, maxima among them.  D has to
+    have full rank.
+
+    References
+    ----------
+    Kleibergen, F. (2005), "Testing parameters in GMM without assuming that they are identified",
+    Econometrica 73, 1103-1123, equations (16) to (21).
+    """
+    theta = _all_values(context.sample.names, values)
+    joint = joint_covariance(context, theta)
+    weight = inverse_weight(MomentCovariance(joint.gg, "robust", joint.n_obs), context.sample.moment_names)
+    g = weight.whiten(joint.g)
+    removed = np.einsum("mpn,n->mp", joint.Gg, weight.apply(joint.g))
+    d = weight.whiten(joint.G - removed)
+    length = np.sqrt(np.sum(np.square(d), axis=0))
+    q = np.linalg.qr(d / np.where(length > 0, length, 1.0))[0]
+    stat = joint.n_obs * float(np.sum(np.square(q.T @ g)))
+    s_stat = joint.n_obs * float(g @ g)
+    return KTest(stat, theta.size, chi2_sf(stat, theta.size), s_stat, max(s_stat - stat, 0.0), theta)
+
+
+def confidence_set(
+    context: Context,
+    estimate: Estimate,
+    name: str,
+    alpha: float = 0.05,
+    statistic: Statistic = "S",
+    nuisance: Nuisance = "projection",
+) -> ConfidenceSet:
+    """Values of one parameter that the S or K test does not reject, as a set.
+
+    Parameters
+    ----------
+    context : Context
+    estimate : Estimate
+    name : str
+    alpha : float
+    statistic : {"S", "K"}
+        K for models with one parameter alone.
+    nuisance : {"projection", "strong"}
+        See :func:`s_test`.
+
+    Returns
+    -------
+    ConfidenceSet
+
+    Raises
+    ------
+    EstimationError
+        E433: K with other parameters.
+
+    Notes
+    -----
+    :func:`level_set` on a grid that reaches a million standard errors from the estimate on either side, or as far
+    as the moments are finite.  Law: for one regressor and one instrument S is the ratio of two quadratic
+    functions, and the set is what the quadratic formula says.  Cost: some 200 evaluations of the
+    statistic.
+    """
+    names = context.sample.names
+    k, level = position(name, names), require_level(alpha)
+    _require_among("statistic", statistic, ("S", "K"))
+    _require_among("nuisance", nuisance, ("projection", "strong"))
+    if statistic == "K" and len(names) > 1:
+        raise EstimationError(
+            Complaint(
+                "E433",
+                "K sets are there for models with one parameter: K is zero at every stationary point, so that it"
+                " cannot be minimised over others",
+                next="statistic S, or k_test at values of all parameters",
+            )
+        )
+    from scipy.special import chdtri
+
+    others = len(names) - 1
+    m = len(context.sample.moment_names)
+    df = 1 if statistic == "K" else m - (others if nuisance == "strong" else 0)
+    critical = float(chdtri(df, level))
+    with single_blas_thread():
+        function = _one_k(context) if statistic == "K" else _profile_of_s(context, estimate, k)
+        unit = float(_unit(estimate)[k])
+        intervals, searched = level_set(lambda v: function(v) - critical, float(estimate.theta[k]), unit)
+    return ConfidenceSet(name, intervals, level, statistic, df, critical, searched)
+
+
+def level_set(
+    function: Callable[[float], float], centre: float, unit: float
+) -> tuple[tuple[tuple[float, float], ...], tuple[float, float]]:
+    """Where a function is at most zero, as intervals, and the region that was searched.
+
+    Parameters
+    ----------
+    function : callable
+        Of one number; a refusal (``GmmestError``) ends the region there.
+    centre, unit : float
+        The grid is ``centre`` and ``centre +- unit r`` with r from 0.01 to 1e6 in equal ratios.
+
+    Returns
+    -------
+    intervals : tuple of (float, float)
+        Infinite where the set goes on at an end of the region.
+    searched : (float, float)
+
+    Notes
+    -----
+    Signs on the grid, then wherever the function turns between grid points its extremum is looked for, so that
+    pieces and holes narrower than the grid are found where the function dips towards them; boundaries by
+    Brent's method, to 1e-12.
+
+    Examples
+    --------
+    >>> intervals, _ = level_set(lambda v: (v - 1.0) * (v - 3.0), 0.0, 1.0)
+    >>> [(round(low, 9), round(high, 9)) for low, high in intervals]
+    [(1.0, 3.0)]
+    >>> level_set(lambda v: 1.0 - v * v, 0.0, 1.0)[0][0]
+    (-inf, -1.0)
+    >>> level_set(lambda v: 1.0 + v * v, 0.0, 1.0)[0]
+    ()
+    """
+    from scipy.optimize import brentq
+
+    known = _on_grid(function, centre, unit)
+    _add_extrema(function, known)
+    points = sorted(known)
+    inside = [known[v] <= 0 for v in points]
+    edges = [
+        a if known[a] == 0 else b if known[b] == 0 else brentq(function, a, b, xtol=1e-12 * unit, rtol=1e-13)
+        for a, b, one, two in zip(points, points[1:], inside, inside[1:], strict=False)
+        if one != two
+    ]
+    ends = [*([-np.inf] if inside[0] else []), *edges, *([np.inf] if inside[-1] else [])]
+    intervals = tuple((float(low), float(high)) for low, high in zip(ends[::2], ends[1::2], strict=True))
+    return intervals, (points[0], points[-1])
+
+
+def _on_grid(function: Callable[[float], float], centre: float, unit: float) -> dict[float, float]:
+    """The function from the centre outwards, as far as it can be evaluated."""
+    known = {centre: function(centre)}
+    for sign in (1.0, -1.0):
+        for r in np.geomspace(NEAR, REACH, GRID):
+            point = centre + sign * unit * float(r)
+            try:
+                value = function(point)
+            except GmmestError:
+                break
+            if not np.isfinite(value):
+                break
+            known[point] = value
+    return known
+
+
+def _add_extrema(function: Callable[[float], float], known: dict[float, float]) -> None:
+    """Minima above zero and maxima below it between grid points, where a piece or a hole may hide."""
+    from scipy.optimize import minimize_scalar
+
+    points = sorted(known)
+    for a, b, c in zip(points, points[1:], points[2:], strict=False):
+        fa, fb, fc = known[a], known[b], known[c]
+        for sign in (1.0, -1.0):
+            if sign * fb > 0 and sign * fb <= min(sign * fa, sign * fc):
+                found = minimize_scalar(
+                    lambda v, s=sign: s * function(v),
+                    bounds=(a, c),
+                    method="bounded",
+                    options={"xatol": 1e-9 * (c - a)},
+                )
+                known[float(found.x)] = sign * float(found.fun)
+
+
+def _one_k(context: Context) -> Callable[[float], float]:
+    return lambda v: k_test(context, [v]).stat
+
+
+def _profile_of_s(context: Context, estimate: Estimate, k: int) -> Callable[[float], float]:
+    """``v -> min S`` over the other parameters, started at the estimate and at the last minimum found."""
+    moments, unit = context.moments(), _unit(estimate)
+    free = np.ones(estimate.theta.size, dtype=bool)
+    free[k] = False
+    last = [np.array(estimate.theta)]
+    slope = estimate.v[:, k] / estimate.v[k, k] if estimate.v[k, k] > 0 else np.zeros(free.size)
+
+    def value(v: float) -> float:
+        # along the regression of the others on this parameter, from the estimate and from the last minimum
+        starts = [base + slope * (v - base[k]) for base in (estimate.theta, last[0])]
+        for start in starts:
+            start[k] = v
+        stat, last[0] = _concentrated(context, moments, starts[0], free, unit, starts)
+        return stat
+
+    return value
+
+
+def _concentrated(
+    context: Context,
+    moments: Moments,
+    theta: Array,
+    free: NDArray[np.bool_],
+    unit: Array,
+    starts: Sequence[Array],
+) -> tuple[float, Array]:
+    """S minimised over the free parameters, and where."""
+    from scipy.optimize import least_squares
+
+    names, root_n = context.sample.moment_names, float(np.sqrt(context.sample.n_obs))
+
+    def residuals(point: Array) -> Array:
+        g = moments.value(point)
+        return root_n * inverse_weight(context.covariance(moments, point), names).whiten(g)
+
+    def at(z: Array) -> Array:
+        point = theta.copy()
+        point[free] = unit[free] * z
+        return point
+
+    def careful(z: Array) -> Array:
+        try:
+            return residuals(at(z))
+        except GmmestError:
+            return np.full(len(names), 1e50)
+
+    if not np.any(free):
+        r = residuals(theta)
+        return float(r @ r), theta
+    best, where = np.inf, theta
+    for start in starts:
+        found = least_squares(
+            careful, start[free] / unit[free], x_scale="jac", ftol=1e-12, xtol=1e-10, gtol=None
+        )
+        if 2.0 * found.cost < best:
+            best, where = 2.0 * float(found.cost), at(found.x)
+    if not best < 1e99:
+        residuals(theta)  # says what is wrong
+    return best, where
+
+
+def _unit(estimate: Estimate) -> Array:
+    """Standard errors; where there are none, the size of the estimate or one."""
+    with np.errstate(invalid="ignore"):
+        errors = np.sqrt(np.diag(estimate.v))
+    size = np.abs(estimate.theta)
+    return np.where(np.isfinite(errors) & (errors > 0), errors, np.where(size > 0, size, 1.0))
+
+
+def _all_values(names: tuple[str, ...], values: Mapping[str, float] | Sequence[float] | Array) -> Array:
+    if isinstance(values, Mapping):
+        missing = [name for name in names if name not in values]
+        if missing or len(values) > len(names):
+            raise ConfigError(
+                Complaint(
+                    "E102", f"values of {list(values)} were given; expected one of each of {list(names)}"
+                )
+            )
+        return np.array([_finite(values[name], name) for name in names])
+    if len(values) != len(names):
+        raise ConfigError(Complaint("E102", f"{len(values)} values were given for {len(names)} parameters"))
+    return np.array([_finite(value, name) for value, name in zip(values, names, strict=True)])
+
+
+def _finite(value: float, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise ConfigError(Complaint("E102", f"{printable(name)} is {value!r}; a finite number was expected"))
+    return number
+
+
+def _require_among(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(Complaint("E102", f"{option} is {value!r}; expected one of {', '.join(choices)}"))
