@@ -173,7 +173,8 @@ def check_model(
     point = np.asarray(sample.start + 0.1 * np.cos(np.arange(len(sample.names))) if theta is None else theta)
     total = moment_sum(model)
     by_blocks = [np.asarray(model.contributions(point, block)) for block in sample.blocks]
-    for contributions, count in zip(by_blocks, sample.counts, strict=True):
+    places = sample.entries
+    for contributions, count in zip(by_blocks, np.diff(places), strict=True):
         if contributions.shape != (count, len(sample.moment_names)):
             raise AssertionError(
                 f"contributions have shape {contributions.shape}; ({count}, {len(sample.moment_names)}) was expected"

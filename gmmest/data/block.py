@@ -28,12 +28,19 @@ class Block:
         that ``Z'(s - y)`` is ``D's``.
     offsets : (N + 1,) int64
         Set ``i`` is rows ``offsets[i]:offsets[i + 1]`` of the block; starts at 0.
+    weight : (n,) float64, optional
+        What the contribution of a row's choice set is multiplied by, sampling weight times frequency;
+        None stands for ones.
+    frequency : (n,) float64, optional
+        How often the row's choice set occurred; None stands for ones.
     """
 
     features: FloatArray
     instruments: FloatArray
     chosen: FloatArray
     offsets: IntArray
+    weight: FloatArray | None = None
+    frequency: FloatArray | None = None
 
     @property
     def n_sets(self) -> int:
@@ -68,7 +75,21 @@ class Block:
         features = self.features[rows]
         # Instruments that are the features stay so: it saves a second matrix product.
         instruments = features if self.instruments is self.features else self.instruments[rows]
-        return Block(features, instruments, self.chosen[rows], read_only(bounds - bounds[0]))
+        return Block(
+            features,
+            instruments,
+            self.chosen[rows],
+            read_only(bounds - bounds[0]),
+            None if self.weight is None else self.weight[rows],
+            None if self.frequency is None else self.frequency[rows],
+        )
+
+    @property
+    def squared_weight(self) -> FloatArray | None:
+        """``w^2 f`` of each row, (n,): what the variance of a contribution is multiplied by; None for ones."""
+        if self.weight is None or self.frequency is None:
+            return None if self.weight is None else self.weight * self.weight
+        return self.weight * (self.weight / self.frequency)
 
 
 def block_ranges(offsets: IntArray, rows_per_block: int) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ Nothing is guessed and nothing is dropped silently: what is done to the rows sta
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +28,7 @@ from gmmest.data.columns import (
     as_float64,
     content_hash,
     did_you_mean,
+    frozen,
     not_finite,
     open_frame,
     place,
@@ -47,6 +48,8 @@ from gmmest.data.frame_door import (
     repeated_alternatives,
     rows_of,
 )
+from gmmest.data.observations import UNWEIGHTED, Names, Observations, cluster_arrays, weight_array
+from gmmest.data.set_roles import read_set_roles
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
 
 if TYPE_CHECKING:
@@ -92,6 +95,8 @@ class ChoiceData:
         What was done to the rows: moved, dropped; empty if nothing was.
     source : str
         File name for messages.
+    observations : Observations
+        Weights, frequencies and clusters of the choice sets, where they were given.
     """
 
     features: FloatArray | None
@@ -105,6 +110,7 @@ class ChoiceData:
     has_choices: bool = True
     notes: tuple[str, ...] = ()
     source: str = ""
+    observations: Observations = UNWEIGHTED
     _alternative: IntArray | None = None  # (n,) index into labels
     _origin: _Origin | None = None
 
@@ -118,6 +124,10 @@ class ChoiceData:
         alternative: str | None = None,
         on_bad_sets: Literal["error", "drop"] = "error",
         missing: Literal["error", "drop_set"] = "error",
+        weight: str | None = None,
+        frequency: str | None = None,
+        cluster: Names = None,
+        time: str | None = None,
         source: str = "",
     ) -> ChoiceData:
         """Choice sets from a frame in long format: one row for each set and alternative.
@@ -138,6 +148,14 @@ class ChoiceData:
             What to do with sets in which not exactly one row is chosen.
         missing : {"error", "drop_set"}
             What :meth:`complete` does with sets in which a used column has a missing value.
+        weight, frequency : str, optional
+            Columns with sampling weights and with counts, constant within each choice set.  Both multiply
+            the moments; only a frequency counts as so many observations.  Where both are given a set
+            stands for ``frequency`` observations, each of weight ``weight``.  A set with 0 is dropped.
+        cluster : str or sequence of str, optional
+            Columns with the ids of groups (integers or text), constant within each choice set.
+        time : str, optional
+            Column by which choice sets are ordered (numbers or dates), for covariances with lags.
         source : str
             File name for messages.
 
@@ -148,7 +166,8 @@ class ChoiceData:
         DataError
             All at once: E302 sets without exactly one chosen row, E303 chosen not 0/1, E305 an
             alternative twice in a set, E306 no set left, E310 missing ids, E312 ids that are
-            floats, E314 equal column names, E315 absent columns.
+            floats, E314 equal column names, E315 absent columns, E330 weights that are negative,
+            missing or not constant within a set, E331 sets in more than one cluster or at several times.
 
         Notes
         -----
@@ -181,6 +200,9 @@ class ChoiceData:
             complaints += repeated_alternatives(
                 sets.codes, sets.values, alternatives, place(source, alternative or "")
             )
+        roles = read_set_roles(
+            opened, source, weight, frequency, cluster, time, order, offsets, sets.values, complaints
+        )
         if complaints:
             raise DataError(complaints)
         data = cls(
@@ -194,13 +216,17 @@ class ChoiceData:
             labels=() if alternatives is None else tuple(str(label) for label in alternatives.values),
             notes=moved_note(order),
             source=source,
+            observations=roles.observations,
             _alternative=None if alternatives is None else read_only(alternatives.codes[order]),
             _origin=_Origin(opened, read_only(order), missing),
         )
         if bad.any():
             dropped = bad_sets("W302", bad, values, offsets, sets.values, "")
             data = data._keep(~bad, f"{dropped.code} dropped {dropped.what}")
-        return data._without_single_alternatives()
+        if roles.order is not None:
+            places = roles.order if not bad.any() else _ranks(roles.order, ~bad)
+            data = replace(data._take(places), notes=(*data.notes, roles.note))
+        return data._without_weight_zero()._without_single_alternatives()
 
     @classmethod
     def from_arrays(
@@ -213,6 +239,9 @@ class ChoiceData:
         offsets: ArrayLike,
         feature_names: Sequence[str] | None = None,
         instrument_names: Sequence[str] | None = None,
+        weight: ArrayLike | None = None,
+        frequency: ArrayLike | None = None,
+        cluster: ArrayLike | Mapping[str, ArrayLike] | None = None,
     ) -> ChoiceData:
         """Choice sets from arrays, with observed choices or with moment differences.
 
@@ -234,6 +263,10 @@ class ChoiceData:
         feature_names, instrument_names : sequence of str, optional
             By default ``x0, x1, ...`` and ``z0, z1, ...``; instruments that are the features have
             their names.
+        weight, frequency : (N,) array, optional
+            Sampling weights and counts of the choice sets; see :meth:`from_frame`.
+        cluster : (N,) array of integers or text, or mapping of such, optional
+            The group of each choice set; a mapping names several ways of grouping.
 
         Raises
         ------
@@ -271,19 +304,26 @@ class ChoiceData:
         picked = None
         if chosen is not None:
             picked = accept(strict_chosen(chosen, n_rows, bounds), complaints)
+        n_sets = None if bounds is None else bounds.size - 1
+        observations = Observations(
+            None if weight is None else accept(weight_array(weight, "weight", n_sets), complaints),
+            None if frequency is None else accept(weight_array(frequency, "frequency", n_sets), complaints),
+            cluster_arrays(cluster, n_sets, complaints),
+        )
         if complaints or design is None or bounds is None:
             raise DataError(complaints)
         data = cls(
             features=design.features,
             instruments=design.instruments,
-            chosen=read_only(np.zeros(design.features.shape[0])) if picked is None else picked,
+            chosen=frozen(np.zeros(design.features.shape[0])) if picked is None else picked,
             offsets=bounds,
             feature_names=design.feature_names,
             instrument_names=design.instrument_names,
             ids=read_only(np.arange(bounds.size - 1)),
             has_choices=picked is not None,
+            observations=observations,
         )
-        return data._without_single_alternatives()
+        return data._without_weight_zero()._without_single_alternatives()
 
     @property
     def n_sets(self) -> int:
@@ -465,7 +505,7 @@ class ChoiceData:
                 raise ConfigError(
                     Complaint("E102", "data from a frame have columns, no features", next=advice)
                 )
-            return Block(self.features, self.instruments, self.chosen, self.offsets)
+            return self._block(self.features, self.instruments)
         if features is None:
             features = self.block().features
         elif instruments is None:
@@ -478,7 +518,14 @@ class ChoiceData:
             Z = accept(self._matrix(instruments, "instruments"), complaints)
         if complaints or X is None or Z is None:
             raise DataError(complaints)
-        return Block(X, Z, self.chosen, self.offsets)
+        return self._block(X, Z)
+
+    def _block(self, X: FloatArray, Z: FloatArray) -> Block:
+        mass, frequency = (
+            None if of_sets is None else read_only(np.repeat(of_sets, np.diff(self.offsets)))
+            for of_sets in (self.observations.mass, self.observations.frequency)
+        )
+        return Block(X, Z, self.chosen, self.offsets, mass, frequency)
 
     def _matrix(self, value: ArrayLike, name: str) -> FloatArray | Complaint:
         matrix = strict_matrix(read_only(np.asanyarray(value)), name)  # read-only, and so shared
@@ -513,6 +560,7 @@ class ChoiceData:
         if used.instruments is not None and used.instruments is not used.features:
             parts.append((f"instruments {json.dumps(used.instrument_names)}", used.instruments))
         parts += [(f"column {name}", used.column(name)) for name in dict.fromkeys(columns)]
+        parts += used.observations.parts()
         return content_hash(parts)
 
     # --- dropping whole sets ---
@@ -527,13 +575,28 @@ class ChoiceData:
         verb = "carries" if single.sum() == 1 else "carry"
         return self._keep(~single, f"W301 {count} with one alternative {verb} no information; dropped")
 
+    def _without_weight_zero(self) -> ChoiceData:
+        zero = self.observations.zero()
+        if zero is None:
+            return self
+        count, all_sets = int(zero.sum()), plural(self.n_sets, "choice set")
+        what = (
+            f"dropped {count:,} of {all_sets} with weight or frequency zero; {self.n_sets - count:,} are used"
+        )
+        return self._keep(~zero, f"W330 {what}")
+
     def _keep(self, keep: BoolArray, note: str) -> ChoiceData:
         """Select the sets where `keep` holds, with a note on why the others are gone."""
         notes = (*self.notes, note)
         if not keep.any():
             raise no_sets(self.source, notes)
-        sizes = np.diff(self.offsets)
-        rows = np.repeat(keep, sizes)
+        return replace(self._take(np.flatnonzero(keep)), notes=notes)
+
+    def _take(self, places: IntArray) -> ChoiceData:
+        """Choice sets by their places, in that order."""
+        sizes = np.diff(self.offsets)[places]
+        offsets = np.concatenate(([0], np.cumsum(sizes)))
+        rows = np.repeat(self.offsets[places] - offsets[:-1], sizes) + np.arange(offsets[-1])
         features, instruments = self.features, self.instruments
         if features is not None and instruments is not None:
             same = instruments is features
@@ -548,10 +611,17 @@ class ChoiceData:
             features=features,
             instruments=instruments,
             chosen=read_only(self.chosen[rows]),
-            offsets=read_only(np.concatenate(([0], np.cumsum(sizes[keep])))),
-            ids=read_only(self.ids[keep]),
+            offsets=read_only(offsets),
+            ids=read_only(self.ids[places]),
             labels=labels,
-            notes=notes,
+            observations=self.observations.take(places),
             _alternative=alternative,
             _origin=self._origin and replace(self._origin, rows=read_only(self._origin.rows[rows])),
         )
+
+
+def _ranks(order: IntArray, keep: BoolArray) -> IntArray:
+    """An order of all sets as one of those that are kept."""
+    renumbered = np.cumsum(keep) - 1
+    ranks: IntArray = renumbered[order[keep[order]]]
+    return ranks

@@ -506,7 +506,18 @@ def strict_array(value: ArrayLike, name: str, ndim: int | None = None) -> FloatA
         return _array_not_finite(strict, name)
     if strict.flags.writeable and np.may_share_memory(strict, array):
         strict = strict.copy()
+    if not np.may_share_memory(strict, array):
+        return frozen(strict)
     return read_only(strict)
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """Make an array of our own read-only, so that nobody holds a way to write into it.
+
+    An engine may then keep what it made of the array (a copy on a device).
+    """
+    array.flags.writeable = False
+    return array
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:

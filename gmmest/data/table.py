@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from gmmest.data.columns import (
     read_only,
     strict_array,
 )
+from gmmest.data.observations import UNWEIGHTED, Names, Observations, cluster_arrays, weight_array
+from gmmest.data.set_roles import read_set_roles
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
 
 __all__ = ["Rows", "Table"]
@@ -35,13 +37,16 @@ __all__ = ["Rows", "Table"]
 class Rows:
     """A range of rows, as a moment function sees it: ``rows["y"]`` or ``rows.y``.
 
-    Its one field is a mapping of arrays, and nothing is checked here, so that a derivative engine
-    can take it apart and rebuild it with array-likes of its own.
+    Its fields are a mapping of arrays and the rows' weights, and nothing is checked here, so that a
+    derivative engine can take it apart and rebuild it with array-likes of its own.
 
     Parameters
     ----------
     columns : mapping of str to (n, ...) array
         A column named like an attribute of this class is reached as ``rows["columns"]``.
+    observation_weight : (n,) array, optional
+        What a row's contribution is multiplied by, sampling weight times frequency; None for ones.
+        Models do it; a moment function need not look at it.
 
     Examples
     --------
@@ -51,6 +56,7 @@ class Rows:
     """
 
     columns: Mapping[str, Any]
+    observation_weight: Any = None
 
     @property
     def n_rows(self) -> int:
@@ -66,7 +72,7 @@ class Rows:
     def __getattr__(self, name: str) -> Any:
         # Asked for only what is no attribute.  The field itself is missing while a copy or an
         # unpickled object is being filled, and must not be looked up in itself.
-        if name == "columns" or name.startswith("__"):
+        if name in ("columns", "observation_weight") or name.startswith("__"):
             raise AttributeError(name)
         try:
             return self.columns[name]
@@ -87,14 +93,30 @@ class Table:
         Columns of the frame that are not numbers and were not asked for.
     source : str
         File name for messages.
+    observations : Observations
+        Weights, frequencies and clusters of the rows, where they were given.
+    notes : tuple of str
+        What was done to the rows: ordered by time, dropped for a weight of zero.
     """
 
     columns: Mapping[str, FloatArray]
     ignored: tuple[str, ...] = ()
     source: str = ""
+    observations: Observations = UNWEIGHTED
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_frame(cls, frame: object, columns: Sequence[str] | None = None, source: str = "") -> Table:
+    def from_frame(
+        cls,
+        frame: object,
+        columns: Sequence[str] | None = None,
+        source: str = "",
+        *,
+        weight: str | None = None,
+        frequency: str | None = None,
+        cluster: Names = None,
+        time: str | None = None,
+    ) -> Table:
         """Take columns of a frame.
 
         Parameters
@@ -105,6 +127,13 @@ class Table:
             ``ignored``.
         source : str
             File name for messages.
+        weight, frequency : str, optional
+            Columns with sampling weights and with counts.  Both multiply the moments; only a frequency
+            counts as so many observations.  Rows with 0 are dropped, with a note.
+        cluster : str or sequence of str, optional
+            Columns with the ids of groups (integers or text).
+        time : str, optional
+            Column by which rows are ordered (numbers or dates), stably, for covariances with lags.
 
         Raises
         ------
@@ -112,7 +141,8 @@ class Table:
             E102: not a frame.
         DataError
             All at once: E306 no rows or no columns, E310 missing or infinite values, E311 not numbers,
-            E314 equal column names, E315 absent columns.
+            E312 ids that are floats, E314 equal column names, E315 absent columns, E330 weights that are
+            negative or missing.
 
         Examples
         --------
@@ -139,24 +169,55 @@ class Table:
         if not complaints and (len(opened) == 0 or not taken):
             what = "the table has no rows" if len(opened) == 0 else "the table has no column of numbers"
             complaints.append(Complaint("E306", what, place(source)))
-        if complaints:
+        n = len(opened)
+        roles = None
+        if n:
+            lines = np.arange(n, dtype=np.int64)
+            names = np.array([f"row {i}" for i in range(1, n + 1)]) if n < 10**5 else lines + 1
+            roles = read_set_roles(
+                opened,
+                source,
+                weight,
+                frequency,
+                cluster,
+                time,
+                lines,
+                np.arange(n + 1, dtype=np.int64),
+                names,
+                complaints,
+            )
+        if complaints or roles is None:
             raise DataError(complaints)
-        return cls(taken, tuple(ignored), source)
+        table = cls(taken, tuple(ignored), source, roles.observations)
+        if roles.order is not None:
+            table = replace(table._take(roles.order), notes=(roles.note,))
+        return table._without_weight_zero()
 
     @classmethod
-    def from_arrays(cls, columns: Mapping[str, ArrayLike]) -> Table:
+    def from_arrays(
+        cls,
+        columns: Mapping[str, ArrayLike],
+        *,
+        weight: ArrayLike | None = None,
+        frequency: ArrayLike | None = None,
+        cluster: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    ) -> Table:
         """Take arrays of equal first dimension.
 
         Parameters
         ----------
         columns : mapping of str to (n, ...) array
             Read-only C-contiguous float64 arrays are shared, all others copied.
+        weight, frequency : (n,) array, optional
+            Sampling weights and counts of the rows; see :meth:`from_frame`.
+        cluster : (n,) array of integers or text, or mapping of such, optional
+            The group of each row; a mapping names several ways of grouping.
 
         Raises
         ------
         DataError
             All at once: E306 no rows or no columns, E307 shapes, E310 missing or infinite values, E311
-            not real numbers.
+            not real numbers, E312 ids that are floats, E330 weights that are negative or missing.
 
         Examples
         --------
@@ -177,9 +238,15 @@ class Table:
         if not columns or 0 in lengths.values():
             what = "the table has no rows" if columns else "the table has no columns"
             complaints.append(Complaint("E306", what))
+        n = next(iter(lengths.values()), None)
+        observations = Observations(
+            None if weight is None else accept(weight_array(weight, "weight", n), complaints),
+            None if frequency is None else accept(weight_array(frequency, "frequency", n), complaints),
+            cluster_arrays(cluster, n, complaints),
+        )
         if complaints:
             raise DataError(complaints)
-        return cls(taken)
+        return cls(taken, observations=observations)._without_weight_zero()
 
     @property
     def n_rows(self) -> int:
@@ -239,7 +306,24 @@ class Table:
         stop = self.n_rows if stop is None else stop
         if not 0 <= start < stop <= self.n_rows:
             raise ConfigError(Complaint("E102", f"no rows {start}:{stop} among {self.n_rows:,}"))
-        return Rows({name: array[start:stop] for name, array in self.columns.items()})
+        mass = self.observations.mass
+        return Rows(
+            {name: array[start:stop] for name, array in self.columns.items()},
+            None if mass is None else mass[start:stop],
+        )
+
+    def _take(self, places: Any) -> Table:
+        """Rows by their places, in that order."""
+        taken = {name: read_only(np.ascontiguousarray(a[places])) for name, a in self.columns.items()}
+        return replace(self, columns=taken, observations=self.observations.take(places))
+
+    def _without_weight_zero(self) -> Table:
+        zero = self.observations.zero()
+        if zero is None:
+            return self
+        count, rows = int(zero.sum()), plural(self.n_rows, "row")
+        note = f"W330 dropped {count:,} of {rows} with weight or frequency zero; {self.n_rows - count:,} are used"
+        return replace(self._take(np.flatnonzero(~zero)), notes=(*self.notes, note))
 
     def blocks(self, rows_per_block: int) -> Iterator[Rows]:
         """All rows in order, in blocks of nearly equal size."""
@@ -251,7 +335,7 @@ class Table:
 
     def fingerprint(self) -> str:
         """Return the sha256 of names, shapes and numbers, 64 hexadecimal digits."""
-        return content_hash(list(self.columns.items()))
+        return content_hash([*self.columns.items(), *self.observations.parts()])
 
 
 def _strict_column(column: Arrow | Complaint, name: str, source: str) -> FloatArray | Complaint:

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend, as_backend
 from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
 from gmmest.execution.serial import Executor, single_blas_thread
@@ -21,11 +22,14 @@ from gmmest.execution.threads import as_executor
 from gmmest.gmm.certificate import Certificate, certify, curvature, whitened_directions
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.inference import SE_NAMES, SeName, covariance
+from gmmest.gmm.kernels import Bandwidth, Kernel
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.objective import Criterion, power_of_two_scale
 from gmmest.gmm.optimize import OPTIMIZERS, Outcome, Problem, minimise, polish
 from gmmest.gmm.results import GMMResults, Settings, Work
 from gmmest.gmm.weighting import (
+    CovarianceOptions,
+    Estimator,
     Weight,
     first_weight,
     identity_weight,
@@ -61,8 +65,9 @@ class GMMEstimator:
         What the model takes: ``ChoiceData``, ``Table``, a data frame.
     steps : {"twostep", "onestep"}
         ``onestep`` minimises with the first weight; ``twostep`` goes on with ``W = S^-1`` there.
-    weighting : {"robust", "unadjusted"}
-        The estimator of S, for the weight of the second step and for standard errors.
+    weighting : {"robust", "unadjusted", "cluster", "twoway", "kernel"}
+        The estimator of S, for the weight of the second step and for standard errors; its formulas stand
+        in :class:`.weighting.MomentCovariance`.
     initial : {"instruments", "identity"}
         The first weight: ``(Zd'Zd/N)^-1`` with the instruments demeaned within choice sets, or I.  A
         model without instruments takes I in either case.
@@ -76,6 +81,16 @@ class GMMEstimator:
     executor : str or Executor
         How blocks are mapped: ``"serial"``, ``"threads"`` (one a core), or an object with ``map``.  The
         bits of the results do not depend on it.
+
+    centred : bool
+        Whether S is that of contributions less their mean.
+    kernel : {"bartlett", "parzen", "qs"}
+    bandwidth : float, "newey-west" or "andrews"
+        For ``weighting="kernel"``, see :mod:`.kernels`; observations are in the order of the data.
+    cluster : str or sequence of str, optional
+        Which of the data's clusters, where they name more than are needed.
+    small_sample : bool
+        Whether S is multiplied by ``N/(N - P)``, for clusters by ``G/(G - 1) (N - 1)/(N - P)``.
 
     Notes
     -----
@@ -100,26 +115,31 @@ class GMMEstimator:
     model: MomentModel
     data: Any
     steps: Literal["twostep", "onestep"] = "twostep"
-    weighting: Literal["robust", "unadjusted"] = "robust"
+    weighting: Estimator = "robust"
     initial: Literal["instruments", "identity"] = "instruments"
     se: SeName = "sandwich"
     grad: str | Backend = "auto"
     optimizer: str = "lsq"
     maxiter: int | None = None
     executor: str | Executor = "serial"
+    centred: bool = False
+    kernel: Kernel = "bartlett"
+    bandwidth: Bandwidth = "newey-west"
+    cluster: Names = None
+    small_sample: bool = False
 
     def __post_init__(self) -> None:
         complaints = [
             complaint
             for option, value, choices in (
                 ("steps", self.steps, ("twostep", "onestep")),
-                ("weighting", self.weighting, ("robust", "unadjusted")),
                 ("initial", self.initial, ("instruments", "identity")),
                 ("se", self.se, SE_NAMES),
                 ("optimizer", self.optimizer, OPTIMIZERS),
             )
             for complaint in _not_among(option, value, choices)
         ]
+        complaints += self.covariance_options.complaints()
         if self.maxiter is not None and (
             isinstance(self.maxiter, bool)
             or not isinstance(self.maxiter, (int, np.integer))
@@ -178,14 +198,32 @@ class GMMEstimator:
             n_obs=sample.n_obs,
             n_rows=sample.n_rows,
             loglike=loglike,
-            notes=sample.notes,
+            notes=(*sample.notes, *fitted.estimate.s.notes),
             manifest=_manifest(sample, _named(self.executor)),
             context=self._context(sample),
         )
 
+    @property
+    def covariance_options(self) -> CovarianceOptions:
+        """The estimator of S with its options, as one record."""
+        return CovarianceOptions(
+            self.weighting,
+            self.centred,
+            self.kernel,
+            self.bandwidth,
+            as_names(self.cluster),
+            self.small_sample,
+        )
+
     def _context(self, sample: Sample) -> Context:
         return Context(
-            self.model, sample, self.weighting, self.grad, self.executor, self.optimizer, self.maxiter
+            self.model,
+            sample,
+            self.covariance_options,
+            self.grad,
+            self.executor,
+            self.optimizer,
+            self.maxiter,
         )
 
     def _settings(self, grad: str) -> Settings:
@@ -253,7 +291,7 @@ def _fit_once(options: GMMEstimator, moments: Moments, weight: Weight, start: Ar
     if check is not None:
         check(theta, moments.sample)
     value, jacobian = moments.value_and_jacobian(theta)
-    s = moment_covariance(moments, theta, options.weighting)
+    s = moment_covariance(moments, theta, options.covariance_options)
     names = moments.sample.moment_names
     v = covariance(jacobian, weight, s, options.se, names)
     estimate = Estimate(theta, value, jacobian, weight, s, v)
@@ -266,7 +304,7 @@ def _judge(criterion: Criterion, z: Array, estimate: Estimate, moments: Moments)
     just_identified = residuals.size == z.size
     hessian = root = None
     if just_identified:
-        at_root = inverse_weight(estimate.s, moments.sample.moment_names).whiten(estimate.moments)
+        at_root = _standardised_moments(estimate, moments.sample.moment_names)
         root = float(estimate.s.n_obs * (at_root @ at_root))
     elif np.all(np.isfinite(errors)) and np.all(errors > 0):
         steps = CURVATURE_STEP * _standard_directions(jacobian, errors)
@@ -274,6 +312,18 @@ def _judge(criterion: Criterion, z: Array, estimate: Estimate, moments: Moments)
     certificate = certify(z, residuals, jacobian, errors, moments.sample.names, hessian, root)
     doubts = () if moments.exact else _doubtful_differences(moments, estimate)
     return replace(certificate, reasons=(*certificate.reasons, *doubts))
+
+
+def _standardised_moments(estimate: Estimate, names: tuple[str, ...]) -> Array:
+    """``L'g`` with LL' the inverse of S; where clusters are too few for one, g in its own standard errors."""
+    try:
+        return inverse_weight(estimate.s, names).whiten(estimate.moments)
+    except IdentificationError as error:
+        diagonal = np.diag(estimate.s.matrix)
+        if error.complaints[0].code != "E214" or not np.all(diagonal > 0):
+            raise
+        scaled: Array = estimate.moments / np.sqrt(diagonal)
+        return scaled
 
 
 def _standard_directions(jacobian: Array, errors: Array) -> Array:

@@ -15,7 +15,7 @@ from gmmest.derivatives.backends import Backend
 from gmmest.execution.serial import Executor
 from gmmest.execution.threads import as_executor
 from gmmest.gmm.moments import Moments
-from gmmest.gmm.weighting import Estimator, MomentCovariance, Weight, moment_covariance, read_only
+from gmmest.gmm.weighting import CovarianceOptions, MomentCovariance, Weight, moment_covariance, read_only
 from gmmest.models.sample import MomentModel, Sample
 
 __all__ = ["Context", "Estimate"]
@@ -48,7 +48,7 @@ class Context:
     model : MomentModel
     sample : Sample
         The data as the model saw them; not copied.
-    weighting : str
+    weighting : CovarianceOptions
         The estimator of S.
     grad : str or Backend
     executor : str or Executor
@@ -58,7 +58,7 @@ class Context:
 
     model: MomentModel
     sample: Sample
-    weighting: Estimator
+    weighting: CovarianceOptions
     grad: str | Backend
     executor: str | Executor
     optimizer: str

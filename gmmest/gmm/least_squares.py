@@ -329,7 +329,11 @@ def _root_mean_square(value: Array, count: int) -> float:
 
 def _rows(table: Any, n_params: int) -> Any:
     """All rows, more of them than parameters."""
-    rows = (table if isinstance(table, Table) else Table.from_frame(table)).rows()
+    table = table if isinstance(table, Table) else Table.from_frame(table)
+    if table.observations.mass is not None:
+        what = "least squares with weights or frequencies: residuals are taken as they are"
+        raise ConfigError(Complaint("E102", what, next="multiply the residuals by the roots of the weights"))
+    rows = table.rows()
     if rows.n_rows <= n_params:
         raise IdentificationError(
             Complaint(

@@ -357,7 +357,7 @@ class GMMResults:
         """Label and text of what stands above the table of estimates."""
         rows = [
             ("Model", self.settings.model),
-            ("Estimator", f"GMM, {self.settings.steps}, weighting {self.settings.weighting} (not centred)"),
+            ("Estimator", f"GMM, {self.settings.steps}, weighting {self.estimate.s.text}"),
             ("Observations", f"{self.n_obs:,}"),
             ("Rows", f"{self.n_rows:,}"),
             ("Moments", f"{len(self.moment_names)} for {len(self.names)} parameters"),

@@ -6,29 +6,108 @@ There is one S: the object that gives the weight of the next step is the one tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from difflib import get_close_matches
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.errors import Complaint, ConfigError, IdentificationError, printable, some
+from gmmest.data.observations import Clusters, Observations
+from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
+from gmmest.gmm.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel, choose_bandwidth, long_run_covariance
 from gmmest.gmm.moments import Moments
 
 __all__ = [
+    "ESTIMATORS",
+    "CovarianceOptions",
+    "Estimator",
     "MomentCovariance",
     "Weight",
+    "Weighting",
     "first_weight",
     "identity_weight",
     "inverse_weight",
     "moment_covariance",
+    "read_only",
 ]
 
 Array = NDArray[np.float64]
-Estimator = Literal["robust", "unadjusted"]
+Estimator = Literal["robust", "unadjusted", "cluster", "twoway", "kernel"]
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 
 SINGULAR = 1e-13
 """Smallest pivot of a correlation matrix that still counts: below it a moment repeats others to the
 last digits of double precision."""
+
+FEW_CLUSTERS = 50
+"""Below this many clusters tests reject too often (Cameron, Gelbach and Miller 2008)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CovarianceOptions:
+    """Which estimator of S, with all that it needs.
+
+    Parameters
+    ----------
+    estimator : {"robust", "unadjusted", "cluster", "twoway", "kernel"}
+    centred : bool
+        Whether the mean contribution is taken off first.
+    kernel : {"bartlett", "parzen", "qs"}
+    bandwidth : float, "newey-west" or "andrews"
+    cluster : tuple of str
+        Names of the clusters among those of the data; all of them by default.
+    small_sample : bool
+        Whether S is multiplied by ``N/(N - P)``, and for clusters by ``G/(G - 1) (N - 1)/(N - P)``.
+
+    Examples
+    --------
+    >>> CovarianceOptions("kernel", bandwidth=4).text
+    'kernel (not centred)'
+    """
+
+    estimator: Estimator = "robust"
+    centred: bool = False
+    kernel: Kernel = "bartlett"
+    bandwidth: Bandwidth = "newey-west"
+    cluster: tuple[str, ...] = ()
+    small_sample: bool = False
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return f"{self.estimator} ({'centred' if self.centred else 'not centred'})"
+
+    def complaints(self) -> list[Complaint]:
+        """What is wrong with the options, without a look at data."""
+        found = []
+        for name, value, choices in (
+            ("weighting", self.estimator, ESTIMATORS),
+            ("kernel", self.kernel, KERNELS),
+        ):
+            if value not in choices:
+                near = get_close_matches(str(value), choices, 1)
+                hint = f"did you mean {near[0]!r}?" if near else ""
+                what = f"{name} is {value!r}; expected one of {', '.join(choices)}"
+                found.append(Complaint("E102", what, next=hint))
+        b = self.bandwidth
+        number = isinstance(b, (int, float, np.integer, np.floating)) and not isinstance(b, bool)
+        if (number and not 0 <= float(b) < np.inf) or (not number and b not in BANDWIDTHS):
+            what = f"bandwidth is {b!r}; expected a number from 0, {' or '.join(BANDWIDTHS)}"
+            found.append(Complaint("E102", what))
+        flags: tuple[tuple[str, object], ...] = (
+            ("centred", self.centred),
+            ("small_sample", self.small_sample),
+        )
+        for name, flag in flags:
+            if not isinstance(flag, (bool, np.bool_)):
+                found.append(Complaint("E102", f"{name} is {flag!r}; True or False was expected"))
+        if self.centred is True and self.estimator == "unadjusted":
+            what = "centred has no meaning with weighting 'unadjusted': what a model implies has mean zero"
+            found.append(Complaint("E102", what, next="weighting: robust"))
+        return found
+
+
+Weighting = Estimator | CovarianceOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +117,55 @@ class MomentCovariance:
     Parameters
     ----------
     matrix : array (M, M)
-        S.  ``robust``: ``(1/N) sum_i g_i g_i'``, not centred.  ``unadjusted``: what the model
-        implies, for choices ``(1/N) sum_i Z_i'(diag(s_i) - s_i s_i')Z_i``.
-    estimator : {"robust", "unadjusted"}
+        S.  With ``c_i = w_i f_i g_i`` the contribution of entry i (sampling weight w, frequency f, both
+        one by default), less ``f_i g`` where it is centred, and N the sum of the frequencies:
+
+        * ``robust``: ``(1/N) sum_i c_i c_i'/f_i``;
+        * ``unadjusted``: what the model implies, for choices ``(1/N) sum_i Z_i'(diag(s_i) - s_i s_i')Z_i``;
+        * ``cluster``: ``(1/N) sum_c d_c d_c'`` with ``d_c`` the sum of the ``c_i`` in cluster c;
+        * ``twoway``: ``S_a + S_b - S_ab``, clusters a, clusters b, and their intersections;
+        * ``kernel``: ``(1/N) sum_t sum_s k(t - s) c_t c_s'``.
+    estimator : {"robust", "unadjusted", "cluster", "twoway", "kernel"}
     n_obs : int
         N.
+    options : CovarianceOptions
+    factor : float
+        What the matrix was multiplied by for small samples; 1 by default.
+    clusters : tuple of (str, int)
+        Names and numbers of clusters.
+    bandwidth : float or None
+        The one used.
     """
 
     matrix: Array
     estimator: Estimator
     n_obs: int
+    options: CovarianceOptions = CovarianceOptions()
+    factor: float = 1.0
+    clusters: tuple[tuple[str, int], ...] = ()
+    bandwidth: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", read_only(self.matrix))
+
+    @property
+    def text(self) -> str:
+        """How it was made, for the summary."""
+        details = [f"{count:,} of {printable(name)}" for name, count in self.clusters]
+        if self.bandwidth is not None:
+            details.append(f"{self.options.kernel}, bandwidth {self.bandwidth:.6g}")
+        details.append("centred" if self.options.centred else "not centred")
+        if self.options.small_sample:
+            details.append(f"small-sample factor {self.factor:.6g}")
+        return f"{self.estimator} ({', '.join(details)})"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings: few clusters."""
+        few = [
+            f"{count} clusters of {printable(name)}" for name, count in self.clusters if count < FEW_CLUSTERS
+        ]
+        return (f"W340 {' and '.join(few)}: Wald tests and intervals are unreliable",) if few else ()
 
 
 def read_only(array: Array) -> Array:
@@ -81,7 +196,7 @@ class Weight:
     @property
     def efficient(self) -> bool:
         """Whether W is the inverse of a covariance of the moments, as J needs it to be."""
-        return self.source in ("robust", "unadjusted")
+        return self.source in ESTIMATORS
 
     def whiten(self, a: Array) -> Array:
         """``L'a`` for a vector (M,) or a matrix (M, k): then ``|L'g|^2 = g'Wg``."""
@@ -98,22 +213,49 @@ class Weight:
         return result
 
 
-def moment_covariance(moments: Moments, theta: Array, estimator: Estimator) -> MomentCovariance:
+def moment_covariance(moments: Moments, theta: Array, weighting: Weighting) -> MomentCovariance:
     """S at theta; one pass.
 
     Parameters
     ----------
     moments : Moments
     theta : array (P,)
-    estimator : {"robust", "unadjusted"}
+    weighting : str or CovarianceOptions
+
+    Returns
+    -------
+    MomentCovariance
+        With the formulas in its documentation.
 
     Raises
     ------
     ConfigError
-        ``unadjusted`` for a model that implies no covariance of its moments.
+        ``unadjusted`` for a model that implies no covariance of its moments, or centred; clusters that the
+        data do not have; lags of observations with frequencies.
+    EstimationError
+        E340: one cluster.  E421: no automatic bandwidth.
+
+    Notes
+    -----
+    Laws: frequencies give what repeated rows give; centred S is S less gg' for ``robust``; clusters of one
+    observation each, and bandwidth 0, give ``robust``.  The contributions of all blocks are put together
+    before they are summed within clusters or over lags, so that both may straddle blocks, and no executor
+    changes a bit: N M numbers in memory.
+
+    References
+    ----------
+    Newey, W. K. and K. D. West (1987), Econometrica 55, 703-708.
+    Cameron, A. C., J. B. Gelbach and D. L. Miller (2011), Journal of Business and Economic Statistics 29,
+    238-249.
     """
+    options = weighting if isinstance(weighting, CovarianceOptions) else CovarianceOptions(weighting)
+    complaints = options.complaints()
+    if complaints:
+        raise ConfigError(complaints)
     model, n = moments.model, moments.sample.n_obs
-    if estimator == "unadjusted":
+    degrees = n - len(moments.sample.names)
+    factor = n / degrees if options.small_sample and degrees > 0 else 1.0
+    if options.estimator == "unadjusted":
         implied = getattr(model, "unadjusted_covariance", None)
         if implied is None:
             raise ConfigError(
@@ -124,14 +266,99 @@ def moment_covariance(moments: Moments, theta: Array, estimator: Estimator) -> M
                     next="weighting: robust",
                 )
             )
-        return MomentCovariance(implied(theta, n, moments.total), "unadjusted", n)
+        s = factor * implied(theta, n, moments.total)
+        return MomentCovariance(s, "unadjusted", n, options, factor)
+    seen = moments.sample.observations
+    mean = moments.value(theta) if options.centred else None
+    if options.estimator == "robust" and seen.frequency is None:
 
-    def squares(block: object) -> Array:
-        rows = np.asarray(model.contributions(theta, block))
-        product: Array = rows.T @ rows
-        return product
+        def squares(block: object) -> Array:
+            rows = np.asarray(model.contributions(theta, block))
+            rows = rows if mean is None else rows - mean
+            product: Array = rows.T @ rows
+            return product
 
-    return MomentCovariance(moments.total(squares) / n, "robust", n)
+        s = factor * (moments.total(squares) / n)
+        return MomentCovariance(s, "robust", n, options, factor)
+    rows = _all_contributions(moments, theta)
+    counts = np.ones(len(rows)) if seen.frequency is None else seen.frequency
+    if mean is not None:
+        rows = rows - counts[:, None] * mean
+    if options.estimator == "robust":
+        s = factor * (rows.T @ (rows / counts[:, None]) / n)
+        return MomentCovariance(s, "robust", n, options, factor)
+    if options.estimator == "kernel":
+        return _kernel_covariance(rows, options, n, factor, seen)
+    return _cluster_covariance(rows, options, n, factor * (n - 1) / n if options.small_sample else 1.0, seen)
+
+
+def _all_contributions(moments: Moments, theta: Array) -> Array:
+    """Contributions of all blocks in their order, (N, M)."""
+    pieces = moments.total(lambda block: [np.asarray(moments.model.contributions(theta, block))])
+    rows: Array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    return rows
+
+
+def _kernel_covariance(
+    rows: Array, options: CovarianceOptions, n: int, factor: float, seen: Observations
+) -> MomentCovariance:
+    if seen.frequency is not None:
+        what = (
+            "weighting 'kernel' has no meaning with frequencies: repeated observations have no order in time"
+        )
+        raise ConfigError(Complaint("E102", what, next="one row for each observation"))
+    width = choose_bandwidth(rows, options.kernel, options.bandwidth)
+    s = factor * long_run_covariance(rows, options.kernel, width)
+    return MomentCovariance(s, "kernel", n, options, factor, bandwidth=width)
+
+
+def _cluster_covariance(
+    rows: Array, options: CovarianceOptions, n: int, factor: float, seen: Observations
+) -> MomentCovariance:
+    """One way or two; the factor without G/(G - 1), which each part has of its own."""
+    ways = _chosen_clusters(options, seen)
+    counted: list[tuple[str, int]] = []
+
+    def part(codes: NDArray[np.int64], name: str) -> tuple[Array, float]:
+        present, places = np.unique(codes, return_inverse=True)
+        groups = len(present)
+        if name:
+            if groups < 2:
+                what = f"one cluster of {printable(name)}: no covariance can be estimated from it"
+                raise EstimationError(Complaint("E340", what, next="weighting: robust, or other clusters"))
+            counted.append((name, groups))
+        sums = np.zeros((groups, rows.shape[1]))
+        np.add.at(sums, places, rows)
+        own = factor * groups / (groups - 1) if options.small_sample and groups > 1 else 1.0
+        return own * (sums.T @ sums / n), own
+
+    first, own = part(ways[0].codes, ways[0].name)
+    if options.estimator == "cluster":
+        return MomentCovariance(first, "cluster", n, options, own, tuple(counted))
+    second, _ = part(ways[1].codes, ways[1].name)
+    both = ways[0].codes * (int(ways[1].codes.max()) + 1) + ways[1].codes
+    s = first + second - part(both, "")[0]
+    return MomentCovariance(s, "twoway", n, options, own, tuple(counted))
+
+
+def _chosen_clusters(options: CovarianceOptions, seen: Observations) -> tuple[Clusters, ...]:
+    """The one or two ways of grouping that are meant."""
+    known = {way.name: way for way in seen.clusters}
+    wanted = options.cluster or tuple(known)
+    absent = [name for name in wanted if name not in known]
+    need = 1 if options.estimator == "cluster" else 2
+    count = f"{need} cluster column{'s' if need > 1 else ''}"
+    if not absent and len(wanted) == need and len(set(wanted)) == need:
+        return tuple(known[name] for name in wanted)
+    given = f"the data name {some(known)}" if known else "the data name none"
+    chosen = f", and {some(options.cluster)} was asked for" if options.cluster else ""
+    raise ConfigError(
+        Complaint(
+            "E102",
+            f"weighting {options.estimator!r} takes {count}; {given}{chosen}",
+            next="cluster= where the data are made" if not known else "cluster= one of these names",
+        )
+    )
 
 
 def identity_weight(n_moments: int) -> Weight:
@@ -149,8 +376,37 @@ def first_weight(moments: Moments) -> Weight:
 
 
 def inverse_weight(covariance: MomentCovariance, names: tuple[str, ...]) -> Weight:
-    """``W = S^-1``."""
+    """``W = S^-1``.
+
+    Raises
+    ------
+    IdentificationError
+        E211: moments that are zero or repeat others.  E214: S of clusters that has no inverse.
+    """
+    ways = covariance.clusters
+    if ways:
+        _require_definite(covariance, len(names))
     return Weight(_root(covariance.matrix, names), covariance.estimator)
+
+
+def _require_definite(covariance: MomentCovariance, m: int) -> None:
+    """Refuse an S of clusters without an inverse: too few clusters, or a difference that is not positive."""
+    counts = " and ".join(f"{count} clusters of {printable(name)}" for name, count in covariance.clusters)
+    most = sum(count for _, count in covariance.clusters) - int(covariance.options.centred)
+    if covariance.estimator == "cluster" and most < m:
+        what = f"S of {counts} has at most rank {most} for {m} moments, and no inverse"
+    else:
+        diagonal = np.diag(covariance.matrix)
+        scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+        smallest = np.linalg.eigvalsh(covariance.matrix / np.outer(scale, scale))[0]
+        if covariance.estimator == "cluster" or smallest > SINGULAR * m:
+            return
+        what = f"S of {counts} is not positive definite (smallest eigenvalue {smallest:.2g} in correlations)"
+    raise IdentificationError(
+        Complaint(
+            "E214", what, next="steps: onestep, whose weight needs no S, or weighting: robust or cluster"
+        )
+    )
 
 
 def _root(matrix: Array, names: tuple[str, ...]) -> Array:

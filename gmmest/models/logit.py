@@ -9,13 +9,14 @@ maximum likelihood (McFadden 1974); other instruments give the same parameters o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.block import Block, block_ranges
 from gmmest.data.choice_data import ChoiceData
+from gmmest.data.observations import Observations
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError
 from gmmest.models.identification import check_features, check_instruments
@@ -85,7 +86,7 @@ class Logit:
                     next="ChoiceData.from_frame(frame, case=..., alternative=..., chosen=...)",
                 )
             )
-        names, moment_names, full, notes = self._arrays(data)
+        names, moment_names, full, notes, seen = self._arrays(data)
         check_features(full, names)
         if full.instruments is not full.features:
             check_instruments(full, moment_names, len(names))
@@ -99,18 +100,21 @@ class Logit:
                 names=names,
                 moment_names=moment_names,
                 blocks=tuple(full.part(start, stop) for start, stop in pieces),
-                counts=tuple(stop - start for start, stop in pieces),
+                counts=tuple(seen.count(full.n_sets, start, stop) for start, stop in pieces),
                 n_rows=full.n_rows,
                 start=np.zeros(len(names)),
                 whole=lambda: sample([(0, full.n_sets)]),
                 notes=notes,
                 fingerprint=fingerprint,
                 typical=typical,
+                observations=seen,
             )
 
         return sample(ranges)
 
-    def _arrays(self, data: ChoiceData) -> tuple[tuple[str, ...], tuple[str, ...], Block, tuple[str, ...]]:
+    def _arrays(
+        self, data: ChoiceData
+    ) -> tuple[tuple[str, ...], tuple[str, ...], Block, tuple[str, ...], Observations]:
         if data.features is not None:
             if self.utility or self.instruments is not None:
                 raise ConfigError(
@@ -120,7 +124,7 @@ class Logit:
                         next="Logit() with data from ChoiceData.from_arrays, terms with ChoiceData.from_frame",
                     )
                 )
-            return data.feature_names, data.instrument_names, data.block(), data.notes
+            return data.feature_names, data.instrument_names, data.block(), data.notes, data.observations
         if not self.utility:
             raise ConfigError(
                 Complaint("E102", "the utility has no terms", next="Logit([Term('cost'), ...])")
@@ -128,21 +132,21 @@ class Logit:
         data = data.complete(used_columns((*self.utility, *(self.instruments or ()))))
         names, features = design_matrix(self.utility, data)
         if self.instruments is None:
-            return names, names, data.block(features, features), data.notes
+            return names, names, data.block(features, features), data.notes, data.observations
         moment_names, instruments = design_matrix(self.instruments, data)
-        return names, moment_names, data.block(features, instruments), data.notes
+        return names, moment_names, data.block(features, instruments), data.notes, data.observations
 
     def moment_sum(self, theta: Array, block: Block) -> Array:
         """Sum of the contributions of a block, (M,); one pass, no temporary wider than a column."""
         shares = ops.segment_softmax(block.features @ theta, block.offsets)
-        surprise = shares - block.chosen
+        surprise = _weighted(shares - block.chosen, block)
         total: Array = block.instruments.T @ surprise
         return total
 
     def contributions(self, theta: Array, block: Block) -> Array:
         """``g_i = Z_i'(s_i - y_i)`` of each choice set, (N_b, M)."""
         shares = ops.segment_softmax(block.features @ theta, block.offsets)
-        rows = block.instruments * (shares - block.chosen)[:, None]
+        rows = block.instruments * _weighted(shares - block.chosen, block)[:, None]
         result: Array = ops.segment_sum(rows, block.offsets)
         return result
 
@@ -153,9 +157,9 @@ class Logit:
         mean of the features in each set.
         """
         shares = ops.segment_softmax(block.features @ theta, block.offsets)
-        surprise = shares - block.chosen
+        surprise = _weighted(shares - block.chosen, block)
         return block.instruments.T @ surprise, _share_cross(
-            shares, block.instruments, block.features, block.offsets
+            shares, block.instruments, block.features, block.offsets, block.weight
         )
 
     def moment_sum_and_vjp(self, theta: Array, block: Block) -> tuple[Array, Callable[[Array], Array]]:
@@ -166,37 +170,51 @@ class Logit:
             pull = block.instruments @ v
             pull *= shares
             pull -= shares * ops.segment_repeat(ops.segment_sum(pull, block.offsets), block.offsets)
-            product: Array = pull @ block.features
+            product: Array = _weighted(pull, block) @ block.features
             return product
 
-        return block.instruments.T @ (shares - block.chosen), vjp
+        return block.instruments.T @ _weighted(shares - block.chosen, block), vjp
 
     def unadjusted_covariance(self, theta: Array, n_obs: int, total: Total) -> Array:
-        """``(1/N) sum_i Z_i'(diag(s_i) - s_i s_i')Z_i``, (M, M): the covariance that the logit itself implies."""
+        """``(1/N) sum_i Z_i'(diag(s_i) - s_i s_i')Z_i``, (M, M): the covariance that the logit itself implies.
+
+        With weights each term is multiplied by ``w_i^2 f_i``, the variance of ``w_i g_i`` in f_i observations.
+        """
 
         def implied(block: Block) -> Array:
             shares = ops.segment_softmax(block.features @ theta, block.offsets)
-            return _share_cross(shares, block.instruments, block.instruments, block.offsets)
+            squared = block.squared_weight
+            return _share_cross(shares, block.instruments, block.instruments, block.offsets, squared)
 
         covariance: Array = total(implied) / n_obs
         return covariance
 
     def instrument_product_sum(self, block: Block) -> Array:
-        """``Zd'Zd`` with Zd the instruments demeaned within each choice set, (M, M)."""
+        """``Zd'Zd`` with Zd the instruments demeaned within each choice set, weighted, (M, M)."""
         centred = within(block.instruments, block.offsets)
-        product: Array = centred.T @ centred
+        weighted = centred if block.weight is None else centred * block.weight[:, None]
+        product: Array = centred.T @ weighted
         return product
 
     def loglike(self, theta: Array, block: Block) -> float | None:
-        """``sum_i log s_i(chosen)``; None where choices are not observed (moment differences)."""
+        """``sum_i w_i f_i log s_i(chosen)``; None where choices are not observed (moment differences)."""
         if not block.chosen.any():
             return None
         utility = block.features @ theta
-        return float(block.chosen @ utility - ops.segment_logsumexp(utility, block.offsets).sum())
+        rest = ops.segment_logsumexp(utility, block.offsets)
+        if block.weight is None:
+            return float(block.chosen @ utility - rest.sum())
+        return float(block.chosen @ (block.weight * utility) - block.weight[block.offsets[:-1]] @ rest)
 
-    def check_existence(self, theta: Array, sample: Sample) -> None:
-        """Refuse separated data, for which no finite estimate exists (see :func:`.check_overlap`)."""
-        check_overlap(theta, sample.whole().blocks[0], sample.names)
+    def check_existence(self, theta: Array, sample: Sample, transform: Array | None = None) -> None:
+        """Refuse separated data, for which no finite estimate exists (see :func:`.check_overlap`).
+
+        With ``transform`` T the parameters are free ones of ``X T``: only along these may choices be separated.
+        """
+        block = sample.whole().blocks[0]
+        if transform is not None:
+            block = replace(block, features=np.ascontiguousarray(block.features @ transform))
+        check_overlap(theta, block, sample.names)
 
 
 def within(values: Array, offsets: NDArray[np.int64]) -> Array:
@@ -215,8 +233,18 @@ def _typical(full: Block) -> Array:
     return typical
 
 
-def _share_cross(shares: Array, left: Array, right: Array, offsets: NDArray[np.int64]) -> Array:
-    centred = right - ops.segment_repeat(ops.weighted_sum(shares, right, offsets), offsets)
-    centred *= shares[:, None]
+def _weighted(values: Array, block: Block) -> Array:
+    return values if block.weight is None else values * block.weight
+
+
+def _share_cross(
+    shares: Array, left: Array, right: Array, offsets: NDArray[np.int64], weight: Array | None = None
+) -> Array:
+    if type(shares) is np.ndarray:
+        means = ops.weighted_sum(shares, right, offsets)
+    else:  # shares that carry derivatives, which a sparse product cannot
+        means = ops.segment_sum(right * shares[:, None], offsets)
+    centred = right - ops.segment_repeat(means, offsets)
+    centred = centred * (shares if weight is None else shares * weight)[:, None]
     product: Array = left.T @ centred
     return product

@@ -91,19 +91,22 @@ class MomentFunction:
                 names=self.names,
                 moment_names=moment_names,
                 blocks=tuple(table.rows(a, b) for a, b in ranges),
-                counts=tuple(b - a for a, b in ranges),
+                counts=tuple(table.observations.count(table.n_rows, a, b) for a, b in ranges),
                 n_rows=table.n_rows,
                 start=start,
                 whole=lambda: sample(((0, table.n_rows),)),
+                notes=table.notes,
                 fingerprint=table.fingerprint(),
+                observations=table.observations,
             )
 
         return sample(pieces)
 
     def contributions(self, theta: Array, block: Any) -> Array:
-        """What the function returns, (n_b, M)."""
+        """What the function returns, (n_b, M), times the weights of the rows where they have some."""
         result: Array = self.function(theta, block)
-        return result
+        weight = getattr(block, "observation_weight", None)
+        return result if weight is None else result * weight[:, None]
 
     @property
     def moment_sum_and_jacobian(self) -> Callable[[Array, Any], tuple[Array, Array]] | None:
@@ -114,6 +117,9 @@ class MomentFunction:
 
         def summed(theta: Array, block: Any) -> tuple[Array, Array]:
             value, jacobian = own.value_and_jacobian(theta, block)
+            weight = getattr(block, "observation_weight", None)
+            if weight is not None:
+                value, jacobian = value * weight[:, None], jacobian * weight[:, None, None]
             return np.sum(value, axis=0), np.sum(jacobian, axis=0)
 
         return summed

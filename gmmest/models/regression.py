@@ -13,7 +13,7 @@ it, so that ``dg/db' = sum_i z_i (de_i/d(x_i'b)) x_i'``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,11 +31,31 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegressionRows:
-    """Rows of a regression: dependent y (n,), regressors X (n, P), instruments Z (n, M)."""
+    """Rows of a regression: dependent y (n,), regressors X (n, P), instruments Z (n, M).
+
+    ``weight`` (n,) multiplies contributions, sampling weight times ``frequency`` (n,); None for ones.
+    """
 
     y: Array
     X: Array
     Z: Array
+    weight: Array | None = None
+    frequency: Array | None = None
+
+    def weighted(self, values: Array) -> Array:
+        """Values (n,) or (n, k) times the weights of the rows."""
+        if self.weight is None:
+            return values
+        result: Array = values * (self.weight if np.ndim(values) == 1 else self.weight[:, None])
+        return result
+
+    def squared(self, values: Array) -> Array:
+        """Values (n, k) times ``w^2 f``, as in the variance of a contribution."""
+        if self.weight is None:
+            return values
+        share = self.weight if self.frequency is None else self.weight / self.frequency
+        result: Array = values * (self.weight * share)[:, None]
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +102,27 @@ class Columns:
             self._matrix(columns, self.names),
             self._matrix(columns, self.moment_names),
         )
+        seen = table.observations
+        rows = replace(rows, weight=seen.mass, frequency=seen.frequency)
         check_regression(rows.X, rows.Z, self.names, self.moment_names)
         n, size = table.n_rows, rows_per_block(len(self.names), len(self.moment_names))
 
         def part(begin: int, end: int) -> RegressionRows:
-            return RegressionRows(rows.y[begin:end], rows.X[begin:end], rows.Z[begin:end])
+            weight, frequency = (None if a is None else a[begin:end] for a in (rows.weight, rows.frequency))
+            return RegressionRows(rows.y[begin:end], rows.X[begin:end], rows.Z[begin:end], weight, frequency)
 
         def sample(pieces: Sequence[tuple[int, int]]) -> Sample:
             return Sample(
                 names=self.names,
                 moment_names=self.moment_names,
                 blocks=tuple(part(a, b) for a, b in pieces),
-                counts=tuple(b - a for a, b in pieces),
+                counts=tuple(seen.count(n, a, b) for a, b in pieces),
                 n_rows=n,
                 start=np.zeros(len(self.names)) if start is None else start,
                 whole=lambda: sample([(0, n)]),
+                notes=table.notes,
                 fingerprint=table.fingerprint(),
+                observations=seen,
             )
 
         return sample([(i, min(i + size, n)) for i in range(0, n, size)])
@@ -163,39 +188,46 @@ class LinearIV:
 
     def contributions(self, theta: Array, block: RegressionRows) -> Array:
         """``z_i e_i``, (n_b, M)."""
-        rows: Array = block.Z * (block.y - block.X @ theta)[:, None]
+        rows: Array = block.Z * block.weighted(block.y - block.X @ theta)[:, None]
         return rows
 
     def moment_sum(self, theta: Array, block: RegressionRows) -> Array:
         """``Z'e``, (M,)."""
-        total: Array = block.Z.T @ (block.y - block.X @ theta)
+        total: Array = block.Z.T @ block.weighted(block.y - block.X @ theta)
         return total
 
     def moment_sum_and_jacobian(self, theta: Array, block: RegressionRows) -> tuple[Array, Array]:
         """``Z'e`` and ``-Z'X``."""
-        return self.moment_sum(theta, block), -(block.Z.T @ block.X)
+        return self.moment_sum(theta, block), -(block.Z.T @ block.weighted(block.X))
 
     def moment_sum_and_vjp(
         self, theta: Array, block: RegressionRows
     ) -> tuple[Array, Callable[[Array], Array]]:
         """``Z'e`` and ``v -> -X'Zv``."""
-        return self.moment_sum(theta, block), lambda v: -((block.Z @ v) @ block.X)
+        return self.moment_sum(theta, block), lambda v: -(block.weighted(block.Z @ v) @ block.X)
 
     def unadjusted_covariance(self, theta: Array, n_obs: int, total: Total) -> Array:
-        """``sigma^2 Z'Z/N`` with ``sigma^2 = e'e/N``, (M, M)."""
+        """``sigma^2 Z'Z/N`` with ``sigma^2 = e'e/N``, (M, M).
+
+        With weights ``sigma^2 sum_i w_i^2 f_i z_i z_i'/N`` and ``sigma^2 = sum_i w_i f_i e_i^2 / sum_i w_i f_i``.
+        """
 
         def squares(block: RegressionRows) -> Array:
             e = block.y - block.X @ theta
-            return np.append((block.Z.T @ block.Z).ravel(), e @ e) / n_obs
+            mass = float(len(e)) if block.weight is None else float(block.weight.sum())
+            product = block.Z.T @ block.squared(block.Z)
+            return np.concatenate(
+                [product.ravel(), np.reshape(e @ block.weighted(e), (1,)), np.array([mass])]
+            )
 
         sums = total(squares)
         m = len(self.columns.moment_names)
-        covariance: Array = sums[-1] * sums[:-1].reshape(m, m)
+        covariance: Array = (sums[-2] / sums[-1]) * sums[:-2].reshape(m, m) / n_obs
         return covariance
 
     def instrument_product_sum(self, block: RegressionRows) -> Array:
-        """``Z'Z``, (M, M)."""
-        product: Array = block.Z.T @ block.Z
+        """``Z'Z``, weighted, (M, M)."""
+        product: Array = block.Z.T @ block.weighted(block.Z)
         return product
 
 
@@ -248,11 +280,12 @@ class ExponentialIV:
     def sample(self, data: Any) -> Sample:
         """Arrays of a table or frame; the constant starts at the logarithm of the mean."""
         sample = self.columns.sample(data)
-        total = sum(float(block.y.sum()) for block in sample.blocks)
+        total = sum(float(block.weighted(block.y).sum()) for block in sample.blocks)
         if not self.columns.constant or total <= 0:
             return sample
+        mass = sum(float(block.weighted(np.ones_like(block.y)).sum()) for block in sample.blocks)
         start = np.zeros(len(sample.names))
-        start[-1] = np.log(total / sample.n_obs)
+        start[-1] = np.log(total / mass)
         return self.columns.sample(data, start)
 
     def residual(self, theta: Array, block: RegressionRows) -> Array:
@@ -266,30 +299,32 @@ class ExponentialIV:
 
     def contributions(self, theta: Array, block: RegressionRows) -> Array:
         """``z_i e_i``, (n_b, M)."""
-        rows: Array = block.Z * self.residual(theta, block)[:, None]
+        rows: Array = block.Z * block.weighted(self.residual(theta, block))[:, None]
         return rows
 
     def moment_sum(self, theta: Array, block: RegressionRows) -> Array:
         """``Z'e``, (M,)."""
-        total: Array = block.Z.T @ self.residual(theta, block)
+        total: Array = block.Z.T @ block.weighted(self.residual(theta, block))
         return total
 
     def moment_sum_and_jacobian(self, theta: Array, block: RegressionRows) -> tuple[Array, Array]:
         """``Z'e`` and ``Z' diag(slope) X``, slope ``-exp(x'b)`` or ``-y exp(-x'b)``."""
         e = self.residual(theta, block)
-        return block.Z.T @ e, block.Z.T @ (self._slope(e, block)[:, None] * block.X)
+        slope = block.weighted(self._slope(e, block))
+        return block.Z.T @ block.weighted(e), block.Z.T @ (slope[:, None] * block.X)
 
     def moment_sum_and_vjp(
         self, theta: Array, block: RegressionRows
     ) -> tuple[Array, Callable[[Array], Array]]:
         """``Z'e`` and ``v -> X' diag(slope) Zv``."""
         e = self.residual(theta, block)
-        return block.Z.T @ e, lambda v: ((block.Z @ v) * self._slope(e, block)) @ block.X
+        slope = block.weighted(self._slope(e, block))
+        return block.Z.T @ block.weighted(e), lambda v: ((block.Z @ v) * slope) @ block.X
 
     def _slope(self, e: Array, block: RegressionRows) -> Array:
         return e - block.y if self.errors == "additive" else -(e + 1.0)
 
     def instrument_product_sum(self, block: RegressionRows) -> Array:
-        """``Z'Z``, (M, M)."""
-        product: Array = block.Z.T @ block.Z
+        """``Z'Z``, weighted, (M, M)."""
+        product: Array = block.Z.T @ block.weighted(block.Z)
         return product

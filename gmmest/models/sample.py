@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.observations import UNWEIGHTED, Observations
+
 __all__ = ["MomentModel", "Sample", "Total", "rows_per_block"]
 
 Array = NDArray[np.float64]
@@ -33,7 +35,7 @@ class Sample:
     blocks : tuple
         Records of arrays in the order of the data; what the model's functions get.
     counts : tuple of int
-        Observations (choice sets, or rows of a table) in each block.
+        Observations (choice sets, or rows of a table) in each block; with frequencies, their sum.
     n_rows : int
         Rows in all.
     start : array (P,)
@@ -59,11 +61,21 @@ class Sample:
     notes: tuple[str, ...] = ()
     fingerprint: str = ""
     typical: Array | None = None
+    observations: Observations = UNWEIGHTED
 
     @property
     def n_obs(self) -> int:
-        """Number of observations N, the one that means are divided by."""
+        """Number of observations N, the one that means are divided by; the sum of frequencies, if there are."""
         return sum(self.counts)
+
+    @property
+    def entries(self) -> NDArray[np.int64]:
+        """Where the blocks begin and end among the entries (choice sets, rows) of ``observations``."""
+        ends = np.concatenate(([0], np.cumsum(self.counts)))
+        frequency = self.observations.frequency
+        if frequency is None:
+            return ends
+        return np.searchsorted(np.concatenate(([0.0], np.cumsum(frequency))), ends)
 
 
 @runtime_checkable

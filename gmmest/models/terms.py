@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.choice_data import ChoiceData
+from gmmest.data.columns import frozen
 from gmmest.errors import Complaint, ConfigError, DataError, GmmestError, some
 
 __all__ = ["Constant", "Term", "as_terms", "design_matrix", "used_columns"]
@@ -138,7 +139,7 @@ def design_matrix(terms: Sequence[Term], data: ChoiceData) -> tuple[tuple[str, .
             complaints.extend(c for c in error.complaints if c not in complaints)
     if complaints:
         raise DataError(complaints)
-    return names, matrix
+    return names, frozen(matrix)
 
 
 def _term_values(term: Term, data: ChoiceData) -> Array:

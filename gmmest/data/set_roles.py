@@ -1,0 +1,187 @@
+"""Columns that say something of a whole choice set: weight, frequency, cluster and time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.data.columns import (
+    Coded,
+    FloatArray,
+    IntArray,
+    absent,
+    as_float64,
+    code_ids,
+    place,
+    read_column,
+    read_only,
+)
+from gmmest.data.observations import (
+    Clusters,
+    Kind,
+    Names,
+    Observations,
+    as_names,
+    not_constant,
+    strict_weights,
+    varying,
+)
+from gmmest.errors import Complaint, plural, printable
+
+if TYPE_CHECKING:
+    import narwhals.stable.v2 as nw
+
+__all__ = ["Roles", "read_set_roles", "read_time", "time_order"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Roles:
+    """Observations, and the order that time gives them (None if they lie in it) with a note on it."""
+
+    observations: Observations
+    order: IntArray | None = None
+    note: str = ""
+
+
+def read_set_roles(
+    frame: nw.DataFrame[Any],
+    source: str,
+    weight: str | None,
+    frequency: str | None,
+    cluster: Names,
+    time: str | None,
+    order: IntArray,
+    offsets: IntArray,
+    ids: NDArray[Any],
+    complaints: list[Complaint],
+) -> Roles:
+    """Read columns that are constant within observations; what is wrong with them goes to the complaints.
+
+    Parameters
+    ----------
+    frame : narwhals.DataFrame
+    source : str
+    weight, frequency, time : str, optional
+    cluster : str or sequence of str, optional
+    order : (n,) int64
+        Row of the frame for each row of the sets.
+    offsets : (N + 1,) int64
+    ids : (N,) array
+        What to call the sets.
+    complaints : list
+        Appended to.
+    """
+    found: dict[Kind, FloatArray] = {}
+    roles: tuple[tuple[Kind, str | None], ...] = (("weight", weight), ("frequency", frequency))
+    for kind, name in roles:
+        if name is None:
+            continue
+        values = _numbers(frame, name, source, kind, order)
+        if not isinstance(values, Complaint):
+            values = _of_sets("E330", kind, name, values, source, offsets, ids)
+        if not isinstance(values, Complaint):
+            values = strict_weights(values, kind, name, place(source, name), ids)
+        if isinstance(values, Complaint):
+            complaints.append(values)
+        else:
+            found[kind] = values
+    clusters = []
+    for name in as_names(cluster):
+        codes = _codes(frame, name, source, complaints)
+        if codes is None:
+            continue
+        of_sets = _of_sets("E331", "cluster", name, codes.codes[order], source, offsets, ids, codes.values)
+        if isinstance(of_sets, Complaint):
+            complaints.append(of_sets)
+        else:
+            clusters.append(Clusters(name, read_only(of_sets.astype(np.int64))))
+    observations = Observations(found.get("weight"), found.get("frequency"), tuple(clusters))
+    if time is None:
+        return Roles(observations)
+    moments = read_time(frame, time, source, order)
+    if not isinstance(moments, Complaint):
+        moments = _of_sets("E331", "time", time, moments, source, offsets, ids)
+    if isinstance(moments, Complaint):
+        complaints.append(moments)
+        return Roles(observations)
+    by_time, note = time_order(moments, time, "choice set")
+    return Roles(observations, by_time, note)
+
+
+def read_time(frame: nw.DataFrame[Any], name: str, source: str, order: IntArray) -> Any:
+    """A column of numbers or dates as sortable numbers, (n,) float64 or int64; or a complaint."""
+    import pyarrow as pa
+
+    if name not in frame.columns:
+        return absent(name, frame.columns, source, "time")
+    column = read_column(frame, name, source)
+    if not isinstance(column, Complaint) and pa.types.is_temporal(column.type):
+        if column.null_count:
+            what = f"time {printable(name)}: {plural(column.null_count, 'value')} missing"
+            return Complaint("E310", what, place(source, name), "give every observation a time")
+        wide = pa.types.is_date32(column.type) or pa.types.is_time32(column.type)
+        numbers = column.cast(pa.int32()).cast(pa.int64()) if wide else column.cast(pa.int64())
+        return numbers.to_numpy(zero_copy_only=False)[order]
+    values = column if isinstance(column, Complaint) else as_float64(column, name, source, order)
+    if not isinstance(values, Complaint) and not np.all(np.isfinite(values)):
+        what = f"time {printable(name)} is missing or infinite in {plural(int((~np.isfinite(values)).sum()), 'row')}"
+        return Complaint("E310", what, place(source, name), "give every observation a time")
+    return values
+
+
+def time_order(values: NDArray[Any], name: str, unit: str) -> tuple[IntArray | None, str]:
+    """The stable order by time, None if it is the one there is, with a note."""
+    if np.all(values[1:] >= values[:-1]):
+        return None, ""
+    order = np.argsort(values, kind="stable")
+    moved = int(np.count_nonzero(order != np.arange(order.size)))
+    return (
+        order,
+        f"W305 {moved:,} of {plural(order.size, unit)} were moved into the order of {printable(name)}",
+    )
+
+
+def _numbers(
+    frame: nw.DataFrame[Any], name: str, source: str, role: str, order: IntArray
+) -> FloatArray | Complaint:
+    if name not in frame.columns:
+        return absent(name, frame.columns, source, role)
+    column = read_column(frame, name, source)
+    return column if isinstance(column, Complaint) else as_float64(column, name, source, order)
+
+
+def _codes(frame: nw.DataFrame[Any], name: str, source: str, complaints: list[Complaint]) -> Coded | None:
+    if name not in frame.columns:
+        complaints.append(absent(name, frame.columns, source, "cluster"))
+        return None
+    column = read_column(frame, name, source)
+    if isinstance(column, Complaint):
+        complaints.append(replace(column, code="E312", next="convert the column to text"))
+        return None
+    codes = code_ids(column, name, source)
+    if isinstance(codes, Coded):
+        return codes
+    complaints += codes
+    return None
+
+
+def _of_sets(
+    code: str,
+    role: str,
+    name: str,
+    values: Any,
+    source: str,
+    offsets: IntArray,
+    ids: NDArray[Any],
+    labels: NDArray[Any] | None = None,
+) -> Any:
+    """The value of each set, refused where it differs inside one."""
+    differing = varying(values, offsets)
+    if differing.size:
+        shown = values if labels is None else labels[values]
+        complaint = not_constant(code, role, name, differing, shown, offsets, ids)
+        return replace(complaint, where=place(source, name))
+    return np.minimum.reduceat(values, offsets[:-1])  # NaN wherever a row of the set has one
