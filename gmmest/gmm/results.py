@@ -15,6 +15,7 @@ from gmmest.derivatives.backends import Backend
 from gmmest.errors import Complaint, ConfigError, EstimationError, printable
 from gmmest.gmm.certificate import Certificate
 from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, profile
+from gmmest.gmm.explain import Choices, Explanation, explain_difference
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, sensitivity
 from gmmest.gmm.hypotheses import restrictions
@@ -257,6 +258,17 @@ class GMMResults:
         Holds however weakly the parameter is identified, and so may be empty, disjoint or unbounded.
         """
         return confidence_set(self._context(), self.estimate, name, alpha, statistic, nuisance)
+
+    def explain_difference(self, program: str) -> Explanation:
+        """What ``"stata"``, ``"r"``, ``"pyblp"``, ``"statsmodels"`` or ``"linearmodels"`` would print, and why.
+
+        Its defaults beside the options of this fit, what makes the numbers agree, and its standard errors
+        where our arrays tell; each says on what it rests: :func:`.explain.explain_difference`.
+        """
+        s, own = self.estimate.s, self.settings
+        centred = bool(getattr(getattr(s, "options", None), "centred", False))
+        ours = Choices(own.steps, s.estimator, centred, own.initial, own.se)
+        return explain_difference(program, ours, self.estimate, self.names, self.moment_names)
 
     # --- diagnostics --------------------------------------------------------------------------------
 

@@ -164,7 +164,8 @@ def s_test(
     -----
     S is the criterion of the continuously updated estimator.  Law: for linear moments with
     ``weighting="unadjusted"``, ``N e'P_Z e / e'e``, the statistic of Anderson and Rubin but for its
-    degrees of freedom.  The S matrix is the fit's own, with its clusters or kernel.  Cost: one pass; with other parameters, a search.
+    degrees of freedom.  The S matrix is the fit's own, with its clusters or kernel.
+    Cost: one pass; with other parameters, a search.
 
     References
     ----------
