@@ -115,6 +115,10 @@ class DualArray(NDArrayOperatorsMixin):
         if rule is None:
             refuse_unsupported(_name(func))
         if not kwargs:
+            if len(args) == 1 and args[0] is self:
+                if not self.level.open:
+                    refuse_leaked()
+                return rule(self.level, self)
             return rule(_leading_level(args), *args)
         out = kwargs.pop("out", None)
         _check_dtype(func, kwargs)

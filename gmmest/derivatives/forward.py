@@ -113,7 +113,10 @@ def forward_jacobian(
         Cost: about one evaluation on buffers of ``chunk + 1`` times the size, per chunk.
     """
     size = x.size
-    width = size if size <= 1 else min(size, chunk or _chunk(size, constants))
+    if size == 1:
+        only = _sweep(function, x, _unit_tangents(0, 1, x.shape), constants, product_rule)
+        return only[0], only[1].reshape(only[0].shape + x.shape)
+    width = size if size == 0 else min(size, chunk or _chunk(size, constants))
     pieces: list[Any] = []
     value: Any = None
     for start in range(0, max(size, 1), max(width, 1)):
@@ -121,8 +124,6 @@ def forward_jacobian(
         value, slopes = _sweep(function, x, tangents, constants, product_rule)
         pieces.append(slopes)
     partials: Any = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    if size == 1:
-        return value, partials.reshape(value.shape + x.shape)
     jacobian: Any = np.moveaxis(partials, 0, -1).reshape(value.shape + x.shape)
     if type(jacobian) is not DualArray:
         jacobian = np.ascontiguousarray(jacobian)
@@ -158,9 +159,13 @@ def forward_hessian(
     return forward_jacobian(jacobian, x, *constants, chunk=outer)[1]
 
 
+_ONE = np.ones(1)
+_ONE.flags.writeable = False
+
+
 def _unit_tangents(start: int, width: int, point: tuple[int, ...]) -> Array:
     if width == 1 and not point:
-        return np.ones(1)
+        return _ONE
     tangents = np.zeros((width, *point))
     flat = tangents.reshape(width, -1) if tangents.size else tangents
     flat[np.arange(width), np.arange(start, start + width)] = 1.0

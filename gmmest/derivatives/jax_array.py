@@ -61,9 +61,14 @@ class TracedArray(NDArrayOperatorsMixin):
         Numbers of the constants that it was made of, and :data:`ACTIVE`.
     last : int, optional
         Last entry of a constant vector of integers: how many rows offsets span.
+
+    Attributes
+    ----------
+    segments : jax.Array or None
+        For such offsets, the segment number of every row.
     """
 
-    __slots__ = ("_parent", "_put", "_read", "_value", "frozen", "last", "origins")
+    __slots__ = ("_parent", "_put", "_read", "_value", "frozen", "last", "origins", "segments")
     __array_priority__ = 1000.0
 
     def __init__(
@@ -75,6 +80,7 @@ class TracedArray(NDArrayOperatorsMixin):
         self._put: Callable[[Any, Any], Any] | None = None
         self.origins = origins
         self.last = last
+        self.segments: Any = None
         self.frozen = False
 
     # --- reading and writing, through views -----------------------------------------------------------
@@ -103,6 +109,7 @@ class TracedArray(NDArrayOperatorsMixin):
                 )
             )
         self.origins = self.origins | origins
+        self.last = self.segments = None  # what was known of the entries no longer holds
         if self._parent is None:
             self._value = jnp.asarray(value, dtype=self._value.dtype)
         else:

@@ -2,11 +2,12 @@
 
 While JAX traces, the function sees arrays of :mod:`.jax_array`; a function written in ``jax.numpy``
 gets JAX's own arrays instead.  Data are arguments of the compiled function, never constants
-inside it, and large ones are put on the device once: they must not be written into afterwards.
+inside it.  Large ones that nobody can write into (``array.flags.writeable`` is false, as of all
+arrays in blocks) are put on the device once; others are copied at every call.
 
-Two facts of XLA's CPU code shape this module.  A product with a tall matrix is two to three times
-faster when the matrix is stored transposed, so tall constants travel transposed and are turned
-back inside the traced function.  Compilation takes tenths of a second per shape, so a prepared
+Two facts of XLA's CPU code shape this module.  ``D.T @ s`` with a tall D is two to three times
+faster when D is stored transposed, so tall constants that the function only ever transposes, as
+its trace shows, travel transposed.  Compilation takes tenths of a second per shape, so a prepared
 function keeps its compiled programs; their time is counted in :attr:`JaxFunction.compile_seconds`.
 
 64-bit floats are switched on by a local context, never as a setting of the user's program.
@@ -22,6 +23,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 from numpy.typing import NDArray
 
 from gmmest.derivatives import jax_functions
@@ -36,6 +38,7 @@ Array = NDArray[np.float64]
 
 jax_functions.register()
 
+MOST_ROWS = 2**31 - 1
 SMALL = 4096
 """Entries up to which a constant is handed over afresh at every call."""
 
@@ -75,7 +78,7 @@ class JaxFunction:
         self._first: Exception | None = None
         self._concrete: frozenset[int] = frozenset()
         self._programs: list[tuple[Any, _Programs]] = []
-        self._on_device: dict[int, tuple[Any, Any, Any]] = {}
+        self._on_device: dict[tuple[int, bool], tuple[Any, Any]] = {}
 
     @property
     def name(self) -> str:
@@ -120,8 +123,8 @@ class JaxFunction:
             while True:
                 arrays: list[Any] = []
                 structure = _structure(constants, arrays)
-                programs, leaves = self._prepared(structure, arrays)
                 try:
+                    programs, leaves = self._prepared(structure, arrays, x)
                     return self._run(getattr(programs, verb), x, leaves, *more), programs
                 except NeedsConcrete as request:
                     self._concrete |= request.origins
@@ -146,26 +149,30 @@ class JaxFunction:
             _untraceable(error) if isinstance(error, VALUE_DEPENDENT) or _touches_jax(error) else error
         ) from error
 
-    def _prepared(self, structure: _Structure, arrays: list[Any]) -> tuple[_Programs, list[Any]]:
+    def _prepared(self, structure: _Structure, arrays: list[Any], x: Any) -> tuple[_Programs, list[Any]]:
         fixed = {i: arrays[i] for i in sorted(self._concrete) if i < len(arrays)}
-        key = (self._raw, structure, tuple((i, np.asarray(a).tobytes()) for i, a in fixed.items()))
-        leaves = [self._device(a) for i, a in enumerate(arrays) if i not in fixed]
-        for known, programs in self._programs:
-            if known == key:
-                return programs, leaves
-        programs = _compile(self.function, structure, fixed, self._raw, self.mode)
-        self._programs = [*self._programs, (key, programs)]
-        return programs, leaves
+        shapes = (np.shape(x), *(a.shape for a in arrays))
+        key = (self._raw, structure, shapes, tuple((i, np.asarray(a).tobytes()) for i, a in fixed.items()))
+        programs = next((known[1] for known in self._programs if known[0] == key), None)
+        if programs is None:
+            start = time.perf_counter()
+            programs = _compile(self.function, structure, fixed, self._raw, self.mode, x, arrays)
+            self.compile_seconds += time.perf_counter() - start
+            self._programs = [*self._programs, (key, programs)]
+        turned = programs.turned
+        return programs, [self._device(a, i in turned) for i, a in enumerate(arrays) if i not in fixed]
 
-    def _device(self, array: Any) -> Any:
-        """The device's copy of an array; kept with the array itself, so that its id stays taken."""
-        if array.size <= SMALL:
-            return _stored(array)
-        sample = array.ravel()[:: max(1, array.size // 64)].tobytes() if array.flags.c_contiguous else b""
-        kept = self._on_device.get(id(array))
-        if kept is None or kept[2] != sample:  # the sample notices most writes into the array
-            kept = (array, jax.device_put(_stored(array)), sample)
-            self._on_device[id(array)] = kept
+    def _device(self, array: Any, turned: bool) -> Any:
+        """The device's copy of an array; kept if nobody can write into the array, else made anew."""
+        if array.size <= SMALL or not _unchanging(array):
+            return _stored(array, turned)
+        kept = self._on_device.get((id(array), turned))
+        if kept is None:
+            kept = (
+                array,
+                jax.device_put(_stored(array, turned)),
+            )  # with the array, so that its id stays taken
+            self._on_device[id(array), turned] = kept
             if len(self._on_device) > KEPT:
                 self._on_device.pop(next(iter(self._on_device)))
         return kept[1]
@@ -216,6 +223,7 @@ class InnerFunction:
 
 @dataclass(frozen=True, slots=True)
 class _Programs:
+    turned: frozenset[int]
     jacobian: Any
     forward: Any
     backward: Any
@@ -225,11 +233,27 @@ class _Programs:
 
 
 def _compile(
-    function: Callable[..., Any], structure: _Structure, fixed: dict[int, Any], raw: bool, mode: str
+    function: Callable[..., Any],
+    structure: _Structure,
+    fixed: dict[int, Any],
+    raw: bool,
+    mode: str,
+    x: Any,
+    arrays: list[Any],
 ) -> _Programs:
-    def call(x: Any, leaves: list[Any]) -> Any:
+    def traced(point: Any, leaves: list[Any]) -> Any:
         constants = _rebuilt(structure, _Supply(leaves, fixed, raw))
-        return _one_array(function(x if raw else TracedArray(x), *constants))
+        return _one_array(function(point if raw else TracedArray(point), *constants))
+
+    numbers = [i for i in range(len(arrays)) if i not in fixed]
+    program = jax.make_jaxpr(traced)(x, [arrays[i] for i in numbers])
+    used = _always_transposed(program.jaxpr, first=1)
+    turned = frozenset(i for i, only in zip(numbers, used, strict=True) if only and _is_tall(arrays[i]))
+    run = jaxpr_as_fun(program)
+
+    def call(point: Any, leaves: list[Any]) -> Any:
+        natural = [leaf.T if i in turned else leaf for i, leaf in zip(numbers, leaves, strict=True)]
+        return run(point, *natural)[0]
 
     transform = jax.jacrev if mode == "reverse" else jax.jacfwd
 
@@ -248,6 +272,7 @@ def _compile(
         return jax.jvp(jax.jacrev(lambda point: call(point, leaves)), (x,), (tangent,))[1]
 
     return _Programs(
+        turned=turned,
         jacobian=jax.jit(value_and_jacobian),
         forward=jax.jit(lambda x, leaves: jax.vjp(lambda point: call(point, leaves), x)),
         backward=jax.jit(lambda residuals, v: residuals(v)[0]),
@@ -305,26 +330,48 @@ class _Supply:
         self.traced: Iterator[Any] = iter(leaves)
         self.fixed, self.raw, self.number = fixed, raw, -1
 
-    def next(self, tall: bool = False, last: int | None = None) -> Any:
+    def next(self, last: int | None = None) -> Any:
         self.number += 1
         if self.number in self.fixed:
             array = self.fixed[self.number]
             return array if array.ndim else array[()]
         leaf = next(self.traced)
-        leaf = leaf.T if tall else leaf
         return leaf if self.raw else TracedArray(leaf, frozenset([self.number]), last)
 
 
 _LEAF = _Structure("array", (), ())
-_TALL_LEAF = _Structure("tall", (), ())
 
 
 def _is_tall(array: Any) -> bool:
     return bool(array.ndim == 2 and array.shape[0] > array.shape[1])
 
 
-def _stored(array: Any) -> Any:
-    return np.ascontiguousarray(array.T) if _is_tall(array) else array
+def _stored(array: Any, turned: bool) -> Any:
+    return np.ascontiguousarray(array.T) if turned else array
+
+
+def _unchanging(array: Any) -> bool:
+    """Whether neither the array nor any array that it is a view of can be written into."""
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return False
+        array = array.base
+    return True
+
+
+def _always_transposed(program: Any, first: int) -> list[bool]:
+    """For each input from ``first`` on, whether the traced program only ever transposes it."""
+    inputs = {id(variable): position for position, variable in enumerate(program.invars)}
+    uses: list[list[bool]] = [[] for _ in program.invars]
+    for equation in program.eqns:
+        for variable in equation.invars:
+            if id(variable) in inputs:
+                transposed = equation.primitive.name == "transpose" and len(variable.aval.shape) == 2
+                uses[inputs[id(variable)]].append(transposed)
+    for variable in program.outvars:
+        if id(variable) in inputs:
+            uses[inputs[id(variable)]].append(False)
+    return [bool(use) and all(use) for use in uses[first:]]
 
 
 def _structure(item: Any, arrays: list[Any]) -> _Structure:
@@ -333,8 +380,9 @@ def _structure(item: Any, arrays: list[Any]) -> _Structure:
     if isinstance(item, np.ndarray) and item.dtype.kind in "fiub":
         arrays.append(item)
         if item.ndim == 1 and item.dtype.kind in "iu" and item.size:
+            arrays.append(_segment_numbers(item))
             return _Structure("offsets", (int(item[-1]),), ())
-        return _TALL_LEAF if _is_tall(item) else _LEAF
+        return _LEAF
     if isinstance(item, (tuple, list)):
         return _Structure(type(item), (), tuple(_structure(part, arrays) for part in item))
     if isinstance(item, dict):
@@ -346,14 +394,23 @@ def _structure(item: Any, arrays: list[Any]) -> _Structure:
     return _Structure("static", (), (_Static(item),))
 
 
+def _segment_numbers(offsets: Any) -> Any:
+    """The segment of every row, where integers are offsets; made here, it costs XLA's program a third less."""
+    sizes = np.diff(offsets)
+    if offsets[0] != 0 or offsets[-1] > MOST_ROWS or (sizes < 0).any():
+        return np.zeros(0, dtype=np.int32)
+    return np.repeat(np.arange(sizes.size, dtype=np.int32), sizes)
+
+
 def _rebuilt(structure: _Structure, supply: _Supply) -> Any:
     kind = structure.kind
     if kind == "array":
         return supply.next()
     if kind == "offsets":
-        return supply.next(last=structure.keys[0])
-    if kind == "tall":
-        return supply.next(tall=True)
+        offsets, segments = supply.next(last=structure.keys[0]), supply.next()
+        if isinstance(offsets, TracedArray) and segments.shape[0] == structure.keys[0]:
+            offsets.segments = bare(segments)
+        return offsets
     if kind == "static":
         return structure.parts[0].item
     parts = [_rebuilt(part, supply) for part in structure.parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,15 +18,18 @@ __all__ = ["register"]
 def register() -> None:
     """Fill the table; called once, when the bridge is imported."""
     for function, twin in (
-        (ops.segment_sum, _segment_sum),
-        (ops.segment_max, _segment_max),
-        (ops.segment_softmax, _segment_softmax),
-        (ops.segment_logsumexp, _segment_logsumexp),
         (ops.spmatmul, _spmatmul),
         (np.linalg.cholesky, _cholesky),
         (np.take_along_axis, _take_along_axis),
     ):
         FUNCTIONS[function] = _plain(twin)
+    for function, kernel in (
+        (ops.segment_sum, _segment_sum),
+        (ops.segment_max, _segment_max),
+        (ops.segment_softmax, _segment_softmax),
+        (ops.segment_logsumexp, _segment_logsumexp),
+    ):
+        FUNCTIONS[function] = _ragged(kernel)
     FUNCTIONS[ops.segment_repeat] = _segment_repeat
     FUNCTIONS[np.repeat] = _listed(jnp.repeat)
     FUNCTIONS[np.take] = _listed(jnp.take)
@@ -69,47 +73,73 @@ def _new_like(twin: Any) -> Any:
 # --- ragged primitives -----------------------------------------------------------------------------------
 
 
-def _segments(values: Any, offsets: Any) -> Any:
-    """The segment number of every row."""
-    n = values.shape[0]
-    return jnp.repeat(jnp.arange(offsets.shape[0] - 1), jnp.diff(offsets), total_repeat_length=n)
+def _ragged(twin: Any) -> Any:
+    """A function of values, segment numbers, and how many segments, as one of values and offsets."""
+
+    def call(values: Any, offsets: Any) -> Any:
+        rows, bounds = jnp.asarray(bare(values)), jnp.asarray(bare(offsets))
+        segments = getattr(offsets, "segments", None)
+        if segments is None:
+            numbers = jnp.arange(bounds.shape[0] - 1, dtype=jnp.int32)
+            segments = jnp.repeat(numbers, jnp.diff(bounds), total_repeat_length=rows.shape[0])
+        return wrapped(twin(rows, segments, bounds.shape[0] - 1), _origins((values, offsets)))
+
+    return call
 
 
-def _segment_sum(values: Any, offsets: Any) -> Any:
-    offsets = jnp.asarray(offsets)
-    count = offsets.shape[0] - 1
-    return jax.ops.segment_sum(values, _segments(values, offsets), count, indices_are_sorted=True)
+def _sums(values: Any, segments: Any, count: int) -> Any:
+    return jax.ops.segment_sum(values, segments, count, indices_are_sorted=True, mode="promise_in_bounds")
 
 
-def _segment_max(values: Any, offsets: Any) -> Any:
-    """The first of the largest entries, gathered: among equals JAX's own would share the derivative."""
-    offsets = jnp.asarray(offsets)
-    segments, count, n = _segments(values, offsets), offsets.shape[0] - 1, values.shape[0]
+def _largest(values: Any, segments: Any, count: int) -> Any:
     fixed = jax.lax.stop_gradient(values)
-    largest = jax.ops.segment_max(fixed, segments, count, indices_are_sorted=True)
+    return jax.ops.segment_max(fixed, segments, count, indices_are_sorted=True, mode="promise_in_bounds")
+
+
+def _spread(values: Any, segments: Any) -> Any:
+    """One entry a segment to all its rows; the numbers are in bounds by construction."""
+    return values.at[segments].get(indices_are_sorted=True, mode="promise_in_bounds")
+
+
+def _segment_sum(values: Any, segments: Any, count: int) -> Any:
+    return _sums(values, segments, count)
+
+
+def _segment_max(values: Any, segments: Any, count: int) -> Any:
+    """The first of the largest entries, gathered: among equals JAX's own would share the derivative."""
+    n = values.shape[0]
+    largest = _largest(values, segments, count)
+    fixed = jax.lax.stop_gradient(values)
     places = jnp.arange(n).reshape((-1,) + (1,) * (values.ndim - 1))
-    rows = jnp.where((fixed == largest[segments]) | jnp.isnan(fixed), places, n - 1)
-    first = jnp.clip(jax.ops.segment_min(rows, segments, count, indices_are_sorted=True), 0, max(n - 1, 0))
-    filled = (jnp.diff(offsets) > 0).reshape((-1,) + (1,) * (values.ndim - 1))
-    return jnp.where(filled, jnp.take_along_axis(values, first, axis=0), -jnp.inf)
+    rows = jnp.where((fixed == largest[segments]) | jnp.isnan(fixed), places, n)
+    first = jax.ops.segment_min(rows, segments, count, indices_are_sorted=True)
+    filled = first < n
+    return jnp.where(filled, jnp.take_along_axis(values, jnp.clip(first, 0, max(n - 1, 0)), axis=0), -jnp.inf)
 
 
-def _segment_softmax(values: Any, offsets: Any) -> Any:
-    offsets = jnp.asarray(offsets)
-    segments = _segments(values, offsets)
-    count = offsets.shape[0] - 1
-    largest = jax.ops.segment_max(jax.lax.stop_gradient(values), segments, count, indices_are_sorted=True)
-    weights = jnp.exp(values - largest[segments])
-    return weights / jax.ops.segment_sum(weights, segments, count, indices_are_sorted=True)[segments]
+def _segment_softmax(values: Any, segments: Any, count: int) -> Any:
+    return _shares(values, segments, count)
 
 
-def _segment_logsumexp(values: Any, offsets: Any) -> Any:
-    offsets = jnp.asarray(offsets)
-    segments = _segments(values, offsets)
-    count = offsets.shape[0] - 1
-    largest = jax.ops.segment_max(jax.lax.stop_gradient(values), segments, count, indices_are_sorted=True)
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _shares(values: Any, segments: Any, count: int) -> Any:
+    weights = jnp.exp(values - _spread(_largest(values, segments, count), segments))
+    return weights / _spread(_sums(weights, segments, count), segments)
+
+
+@_shares.defjvp
+def _shares_jvp(count: int, primals: Any, tangents: Any) -> Any:
+    """``ds = s (du - sum within the segment of s du)``: one sum where the chain rule would take three."""
+    values, segments = primals
+    shares = _shares(values, segments, count)
+    moved = shares * tangents[0]
+    return shares, moved - shares * _spread(_sums(moved, segments, count), segments)
+
+
+def _segment_logsumexp(values: Any, segments: Any, count: int) -> Any:
+    largest = _largest(values, segments, count)
     shift = jnp.where(jnp.isfinite(largest), largest, 0.0)
-    total = jax.ops.segment_sum(jnp.exp(values - shift[segments]), segments, count, indices_are_sorted=True)
+    total = _sums(jnp.exp(values - _spread(shift, segments)), segments, count)
     empty = total == 0.0  # log(0) would put NaN into derivatives that are zero
     return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1.0, total)) + shift)
 

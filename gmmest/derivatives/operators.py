@@ -270,7 +270,10 @@ def _run(
 def engine_for(f: Function, binding: Binding, args: tuple[Any, ...], backend: str | Backend) -> Any:
     """The prepared function of the backend; inside a function that JAX traces, JAX itself."""
     target = binding.target(f)
-    if any(map(is_traced, (*args, *binding.keywords.values()))):
+    traced = any(map(is_traced, args)) or (
+        binding.keywords and any(map(is_traced, binding.keywords.values()))
+    )
+    if traced:
         from gmmest.derivatives.jax_bridge import InnerFunction
 
         return InnerFunction(target)

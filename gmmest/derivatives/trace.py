@@ -1,7 +1,7 @@
-"""Trace once: a small function's forward derivative as a straight line of NumPy calls into arrays allocated once.
+"""Trace once: a small function's forward derivative as straight-line NumPy into arrays allocated once.
 
 :func:`trace` runs the function on symbols, for the active argument and the constants alike, and
-notes what is computed (:class:`Node`); :mod:`.emit` binds it to arrays.  Nothing is
+notes what is computed (:class:`Node`); :mod:`.emit` writes it down as Python source.  Nothing is
 assumed: a comparison, a branch, a conversion, a write, a function outside the short list below,
 or an argument that is not a number or a float array ends the trace, and the prepared function
 goes on with eager dual numbers, which follow whatever the function does.
@@ -329,13 +329,13 @@ class TracedFunction:
         """
         if self._make is None:
             return None
-        from gmmest.derivatives.emit import Program
+        from gmmest.derivatives.emit import emit
 
         nodes, result, shape = self._trace
-        return _shared(lambda: Program(nodes, result, shape, position, value))
+        return _shared(emit(nodes, result, shape, position, value)[1])
 
     def _build(self, x: Array, constants: tuple[Any, ...]) -> None:
-        from gmmest.derivatives.emit import Program
+        from gmmest.derivatives.emit import emit
 
         if self.eager.chunk is not None or type(x) is not np.ndarray:
             raise NotStraight("chunks")
@@ -343,14 +343,11 @@ class TracedFunction:
         if max(int(np.prod(n.shape)) for n in nodes) * (x.size + 1) > LARGEST:
             raise NotStraight("long arrays")
         self._trace = nodes, result, x.shape
-
-        def make() -> Program:
-            return Program(nodes, result, x.shape, 0, True)
-
-        source = "\n".join(make().listing)
+        source, make = emit(nodes, result, x.shape)
         run = _shared(make)
         found, expected = run(x, *constants), self.eager.value_and_jacobian(x, *constants)
-        if found is not None and not all(map(_close, found, expected)):
+        scale = max(float(np.max(np.abs(part), initial=0.0)) for part in expected)
+        if found is not None and not all(_close(f, e, scale) for f, e in zip(found, expected, strict=True)):
             raise NotStraight("the function does not repeat itself")
         self.source, self._make, self._run = source, make, run
 
@@ -372,8 +369,8 @@ def _shared(make: Callable[[], Any]) -> Callable[..., Any]:
     return run
 
 
-def _close(found: Any, expected: Any) -> bool:
-    scale = float(np.max(np.abs(expected), initial=1.0))  # sums that cancel leave rounding of order one's
+def _close(found: Any, expected: Any, scale: float) -> bool:
+    """Equal up to rounding of numbers of the size ``scale``, from which a derivative may cancel to nothing."""
     return np.shape(found) == np.shape(expected) and np.allclose(
         found, expected, rtol=1e-9, atol=1e-12 * scale
     )

@@ -24,7 +24,7 @@ from gmmest.gmm.moments import Moments
 from gmmest.simulate import simulate_logit
 
 ROUNDS = 60
-SMALL_ROUNDS = 4000
+SMALL_ROUNDS, SMALL_CALLS = 120, 100
 
 # --- the seed's objective -------------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ def small_times(race):
         (rs(SIGNAL, xs + 1e-6) - rs(SIGNAL, xs)) / 1e-6
     )
     contestants["scalar form: f"] = lambda: rs_scalar(SIGNAL, xs)
-    return contestants, race(contestants, SMALL_ROUNDS)
+    return contestants, race(contestants, SMALL_ROUNDS, SMALL_CALLS)
 
 
 SMALL_BARS = {

@@ -243,3 +243,30 @@ def test_check_derivative_names_both_and_the_entry() -> None:
     wrong = gm.with_derivative(lambda x: x**2, jacobian=lambda x: np.diag(x))
     with pytest.raises(AssertionError, match=r"auto and forward disagree by .* entry \(2, 2\): 3 and 6"):
         check_derivative(wrong, X)
+
+
+def test_what_is_written_into_a_constant_is_seen_at_the_next_call() -> None:
+    """An array on the device is kept only if nobody can write into it: not a single entry may go stale."""
+    D = np.random.default_rng(5).normal(size=(6000, 3))
+    f = JaxFunction(lambda x, D: D.T @ np.exp(D @ x), "reverse")
+    before = f.value_and_jacobian(X[:3], D)[1]
+    D[4321, 1] += 5.0
+    after = f.value_and_jacobian(X[:3], D)[1]
+    assert not np.allclose(after, before)
+    fresh = JaxFunction(lambda x, D: D.T @ np.exp(D @ x), "reverse").value_and_jacobian(X[:3], D.copy())[1]
+    np.testing.assert_array_equal(after, fresh)
+
+
+def test_offsets_that_are_written_into_while_tracing_are_the_new_ones() -> None:
+    offsets = np.array([0, 2, 5])
+
+    def moved(x: Any, bounds: Any) -> Any:
+        bounds = bounds.copy()
+        bounds[1] = 4
+        return gm.ops.segment_softmax(x, bounds)
+
+    x = np.linspace(-1.0, 1.0, 5)
+    by_jax = gm.value_and_jacobian(moved, x, offsets, backend="jax")
+    by_duals = gm.value_and_jacobian(moved, x, offsets, backend="forward")
+    for found, expected in zip(by_jax, by_duals, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-15)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import math
+import re
 from typing import Any
 
 import numpy as np
@@ -113,3 +116,40 @@ def test_a_changed_captured_array_that_is_used_as_it_is_is_seen() -> None:
     prepared = gm.prepare(gm.jacobian, lambda x: x * captured, 2.0, backend="forward")
     captured *= 5.0
     np.testing.assert_array_equal(prepared(2.0), [5, 5, 5])
+
+
+NAMES = re.compile(
+    r"[a-z]{1,5}\d+(_\d+)?|[su]_[a-z]+\d*[a-z]*|make|run|np|inf|number|float|float64|one|half|r|q|None|errstate"
+)
+"""What an emitted program may be made of: numbered arrays, and functions of NumPy and math."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(names=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=6), k=st.integers(1, 3))
+def test_a_program_holds_no_text_of_the_user(names: list[str], k: int) -> None:
+    """The emitter runs what it wrote: templates with numbers, no names, strings or imports of the function's."""
+
+    def f(__import__: Any, eval: Any) -> Any:  # noqa: A002  names that would do harm, were they copied
+        y = eval * __import__[0] + (D[:, :k] @ __import__ if k > 1 else __import__[0] * 0.5)
+        for name in names:
+            y = STEPS[name](y, __import__, eval)
+        return y
+
+    source = gm.prepare(gm.value_and_jacobian, f, np.full(k, 0.1), C, backend="forward").source
+    assert source
+    functions = {f.__name__ for f in vars(math).values() if callable(f)} | {n for n in dir(np) if n[0] != "_"}
+    for node in ast.walk(ast.parse(source)):
+        assert not isinstance(node, (ast.Import, ast.ImportFrom, ast.Lambda, ast.ClassDef, ast.Global))
+        if isinstance(node, ast.Name):
+            assert NAMES.fullmatch(node.id) or node.id in functions or node.id in ("np_sin", "np_cos"), (
+                node.id
+            )
+        if isinstance(node, ast.Attribute):
+            assert not node.attr.startswith("_")
+        if isinstance(node, ast.Constant):
+            assert (
+                node.value is None
+                or node.value is Ellipsis
+                or isinstance(node.value, (int, float))
+                or (node.value in ("C", "ignore"))
+            )

@@ -66,8 +66,8 @@ def _unary(ufunc: Any, factor: Factor, tame: bool) -> Callable[..., Any]:
             with np.errstate(all="ignore"):
                 return combine(level, result, [(x, factor(value, result))])
         out = np.empty(buffer.shape)
-        value, result = buffer[0, ...], out[0, ...]
-        ufunc(value, out=result)
+        value, result = (buffer[0], out[0]) if buffer.ndim > 1 else (buffer[0, ...], out[0, ...])
+        ufunc(value, result)
         if tame and all_finite(result):
             np.multiply(buffer[1:], factor(value, result), out[1:])
         else:
@@ -210,20 +210,19 @@ def _multiply(level: Level, a: Any, b: Any) -> Any:
         return DualArray(_spread(a.buffer, b) * b, level)
     if a is b:
         return RULES[np.square](level, a)
-    value_a, value_b = a.buffer[0, ...], b.buffer[0, ...]
-    result = value_a * value_b
-    if type(result) is DualArray or not all_finite(result):
-        return combine(level, result, [(a, value_b), (b, value_a)])
-    # a finite product has finite factors
-    ndim = result.ndim
-    if a.ndim < ndim:
-        a, b, value_a, value_b = b, a, value_b, value_a
-    out = align(a.buffer, ndim) * value_b  # the value comes with it
-    rest = align(b.buffer[1:], ndim) * value_a
-    if out.shape[1:] != result.shape:
-        out = np.broadcast_to(out, (level.size + 1, *result.shape)).copy()
-    out[1:] += rest
-    return DualArray(out, level)
+    if a.buffer.ndim < b.buffer.ndim:
+        a, b = b, a
+    ndim, value_a, value_b = a.buffer.ndim - 1, a.buffer[0, ...], b.buffer[0, ...]
+    if type(a.buffer) is np.ndarray and type(b.buffer) is np.ndarray:
+        out = a.buffer * (value_b if value_b.ndim else value_b.item())  # the value comes with it
+        if all_finite(out[0]):  # then so are the factors
+            rest = align(b.buffer[1:], ndim) * value_a
+            if out.shape[1:] != rest.shape[1:]:
+                out = np.broadcast_to(out, (level.size + 1, *rest.shape[1:])).copy()
+            slopes = out[1:]
+            slopes += rest
+            return DualArray(out, level)
+    return combine(level, value_a * value_b, [(a, value_b), (b, value_a)])
 
 
 @rule(np.divide)
@@ -301,6 +300,22 @@ def _power(level: Level, a: Any, b: Any) -> Any:
 
 _LN2, _LN10 = np.log(2.0), np.log(10.0)
 
+_square_of_any = _unary(np.square, lambda x, y: 2.0 * x, tame=True)
+
+
+@rule(np.square)
+def _square(level: Level, x: Any) -> Any:
+    """One product gives the value and half the partials."""
+    buffer = x.buffer
+    if type(buffer) is np.ndarray:
+        out = buffer * buffer[0]
+        if all_finite(out[0]):
+            rest = out[1:]
+            rest += rest
+            return DualArray(out, level)
+    return _square_of_any(level, x)
+
+
 elementwise(np.exp, lambda x, y: y, tame=True)
 elementwise(np.exp2, lambda x, y: y * _LN2, tame=True)
 elementwise(np.expm1, lambda x, y: y + 1.0, tame=True)
@@ -310,7 +325,6 @@ elementwise(np.log10, lambda x, y: 1.0 / (x * _LN10), tame=True)
 elementwise(np.log1p, lambda x, y: 1.0 / (1.0 + x), tame=True)
 elementwise(np.sqrt, lambda x, y: 0.5 / y)
 elementwise(np.cbrt, lambda x, y: 1.0 / (3.0 * y * y))
-elementwise(np.square, lambda x, y: 2.0 * x, tame=True)
 elementwise(np.reciprocal, lambda x, y: -y * y)
 elementwise(np.sin, lambda x, y: np.cos(x), tame=True)
 elementwise(np.cos, lambda x, y: -np.sin(x), tame=True)
