@@ -117,11 +117,8 @@ def joint_covariance(context: Context, theta: Array) -> JointCovariance:
 
 
 def _require_independent_rows(context: Context) -> None:
-    options = context.weighting
-    kind = getattr(options, "estimator", options)
-    weighted = any(
-        getattr(context.sample, name, None) is not None for name in ("weights", "weight", "frequency")
-    )
+    kind, seen = context.weighting.estimator, context.sample.observations
+    weighted = seen.weight is not None or seen.frequency is not None
     if kind not in ("robust", "unadjusted") or weighted:
         raise EstimationError(
             Complaint(

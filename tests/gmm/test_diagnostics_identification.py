@@ -103,6 +103,28 @@ def test_first_stage_of_other_models_is_refused(travel_data, greene):
         gm.GMMEstimator(greene, travel_data()).fit().first_stage()
 
 
+def test_weights_and_clusters_are_refused_by_what_needs_independent_rows(housing):
+    model = gm.LinearIV("rent", exogenous=["pcturban"], endogenous=["hsngval"], instruments=INSTRUMENTS)
+    weighted = gm.Table.from_frame(housing.drop(columns=["state", "region"]), weight="pop")
+    clustered = gm.Table.from_frame(
+        housing.drop(columns=["state", "region"]).assign(group=np.arange(50) // 2), cluster="group"
+    )
+    fits = [
+        gm.GMMEstimator(model, weighted).fit(),
+        gm.GMMEstimator(model, clustered, weighting="cluster").fit(),
+    ]
+    for fit in fits:
+        for call in (fit.diagnostics, fit.first_stage, lambda fit=fit: fit.k_test(fit.theta)):
+            with pytest.raises(gm.EstimationError, match="E433"):
+                call()
+        # what needs no more than S works with any S
+        assert fit.c_test(["faminc"]).stat <= fit.j_test().stat + 1e-9
+        assert fit.distance_test("pcturban = 0").stat == pytest.approx(
+            fit.lm_test("pcturban = 0").stat, rel=1e-7
+        )
+        assert fit.s_test({"hsngval": fit.params["hsngval"]}).stat >= 0.0
+
+
 # --- strength ---------------------------------------------------------------------------------------------------
 
 
