@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.derivatives.operators import value_and_jacobian
-from gmmest.errors import Complaint, ConfigError, EstimationError, printable
+from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, printable
 from gmmest.execution.serial import fold, single_blas_thread
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import position
@@ -33,6 +33,7 @@ __all__ = [
     "joint_covariance",
     "profile",
     "weakest",
+    "weakness",
 ]
 
 Array = NDArray[np.float64]
@@ -44,6 +45,11 @@ linear with one endogenous regressor, and its counterpart elsewhere, for which t
 NAMED = 0.3
 """Parameters that make at least this part of the largest entry of a direction, in units of what they move,
 are named."""
+
+
+LITTLE = (400, 20_000_000)
+"""Entries of G, and derivatives of contributions, up to which a summary looks for weak identification: a fraction
+of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +295,28 @@ def diagnose(context: Context, estimate: Estimate) -> Diagnostics:
         flat,
         notes,
     )
+
+
+def weakness(context: Context | None, estimate: Estimate) -> tuple[str, ...]:
+    """The notes of :func:`diagnose` where they cost little, for a summary; none where they cannot be had.
+
+    Parameters
+    ----------
+    context : Context or None
+    estimate : Estimate
+
+    Returns
+    -------
+    tuple of str
+        At most ``W213``.  Larger problems than :data:`LITTLE` are left to those who ask for diagnostics.
+    """
+    size = estimate.jacobian.size
+    if context is None or size > LITTLE[0] or size * context.sample.n_obs > LITTLE[1]:
+        return ()
+    try:
+        return diagnose(context, estimate).notes
+    except (GmmestError, np.linalg.LinAlgError):
+        return ()
 
 
 def first_stage(context: Context) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from gmmest.derivatives.backends import Backend
 from gmmest.errors import Complaint, ConfigError, EstimationError, printable
 from gmmest.gmm.certificate import Certificate
-from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, profile
+from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, profile, weakness
 from gmmest.gmm.explain import Choices, Explanation, explain_difference
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, sensitivity
@@ -417,7 +417,8 @@ class GMMResults:
         """
         from gmmest.gmm.summary import FitSummary
 
-        return FitSummary(self.verdict(), self.facts(), *self.table(alpha), self.notes)
+        notes = (*self.notes, *(weakness(self.context, self.estimate) if self.verified else ()))
+        return FitSummary(self.verdict(), self.facts(), *self.table(alpha), notes)
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain numbers and text, as ``to_json`` writes it."""

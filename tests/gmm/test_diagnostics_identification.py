@@ -195,6 +195,12 @@ def test_weak_instruments_are_announced_and_cover_too_little():
     assert covered <= 0.80 * replications
 
 
+def test_the_summary_says_so_when_it_matters(travel_data, greene):
+    weak = gm.GMMEstimator(weak_model(), draw(1.0, 300, 1)).fit()
+    assert "W213 weak identification along 1 x: strength" in str(weak.summary())
+    assert "W213" not in str(gm.GMMEstimator(greene, travel_data()).fit().summary())
+
+
 # --- profiles ------------------------------------------------------------------------------------------------------
 
 
