@@ -335,7 +335,7 @@ def _printed(
         root: Array = np.sqrt(np.diag(v))
         return root
 
-    n, p = estimate.s.n_obs, estimate.theta.size
+    n, p = estimate.s.n_obs, estimate.jacobian.shape[1]
     two = ours.steps == "twostep"
     if program == "stata":
         first = Printed(f"gmm, {ours.steps} winitial(unadjusted)", errors("sandwich"), "printed")

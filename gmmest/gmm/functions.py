@@ -231,8 +231,8 @@ def _require_finite(value: Array, slope: Array, covariance: Array, labels: tuple
             wrong = "has a derivative that is not finite at the estimate"
         elif not np.any(slope[k]):
             wrong = "does not move with any parameter at the estimate: the delta method says nothing about it"
-        elif not covariance[k, k] >= 0:
-            wrong = "uses parameters whose variance is not known"
+        elif not covariance[k, k] > 0:
+            wrong = "uses parameters that are held or whose variance is not known"
         else:
             continue
         complaints.append(Complaint("E431", f"function {printable(label)} {wrong}"))

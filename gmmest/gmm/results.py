@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gmmest.derivatives.backends import Backend
-from gmmest.errors import Complaint, ConfigError, EstimationError, printable
+from gmmest.errors import Complaint, ConfigError, DerivativeError, EstimationError, printable
+from gmmest.gmm.audit import Audit, audit
 from gmmest.gmm.certificate import Certificate
 from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, profile, weakness
 from gmmest.gmm.explain import Choices, Explanation, explain_difference
@@ -300,6 +301,42 @@ class GMMResults:
                 Complaint("E430", "these results have lost their model and data", next="fit again")
             )
         return self.context
+
+    def check_derivatives(self, *grads: str, start: Mapping[str, float] | None = None) -> Audit:
+        """Hold derivative engines against each other at the start and at the estimate.
+
+        Parameters
+        ----------
+        *grads : str
+            Engines; by default the one that made the fit, ``forward`` and ``jax``.
+        start : mapping, optional
+            Another point than the model's own start, by name.
+
+        Returns
+        -------
+        Audit
+            One row an engine and point: its largest difference from complex steps (or dual numbers where
+            those cannot go), and the moment and parameter where it is.
+
+        Raises
+        ------
+        DerivativeError
+            E617: an exact engine differs by more than 1e-8, or one by differences by more than 1e-5, of
+            a column; the message names the moment and the parameter.
+        """
+        if self.context is None:
+            raise EstimationError(Complaint("E430", "these results have lost their model and data"))
+        first = np.array(self.context.sample.start)
+        for name, value in (start or {}).items():
+            first[self.names.index(name)] = value
+        points = {"start": first, "estimate": np.asarray(self.theta)}
+        engines = grads or tuple(dict.fromkeys((self.settings.grad, "forward", "jax")))
+        outcome = audit(self.context.model, self.context.sample, engines, points)
+        failed = [row for row in outcome.rows if not row.passed]
+        if failed:
+            what = f"derivatives disagree with {outcome.reference!r}: {'; '.join(map(str, failed))}"
+            raise DerivativeError(Complaint("E617", what, next="trust the fits of the engines that agree"))
+        return outcome
 
     # --- functions of the estimate ------------------------------------------------------------------
 

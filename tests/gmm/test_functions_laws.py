@@ -78,7 +78,7 @@ def test_unknown_variances_matter_only_where_they_are_used():
 
     v = np.array([[4.0, np.nan], [np.nan, np.nan]])
     assert delta_method(lambda b: 3.0 * b[0], np.ones(2), v, ("a", "b")).bse["f"] == 6.0
-    with pytest.raises(gm.EstimationError, match="variance is not known"):
+    with pytest.raises(gm.EstimationError, match="held or whose variance is not known"):
         delta_method(lambda b: b[0] + b[1], np.ones(2), v, ("a", "b"))
 
 
