@@ -13,9 +13,9 @@ from gmmest.data.columns import (
     FloatArray,
     IntArray,
     accept,
+    frozen,
     index_ranges,
     quoted,
-    read_only,
     refuse_duplicates,
     strict_array,
 )
@@ -129,7 +129,7 @@ def strict_offsets(offsets: ArrayLike, n_rows: int | None) -> IntArray | Complai
     if n_rows is not None and array[-1] != n_rows:
         what = f"offsets must end with the number of rows, {n_rows:,}; found {array[-1]}"
         return Complaint("E308", what, f"offsets[{array.size - 1}]", advice)
-    return cast(IntArray, read_only(array.astype(np.int64)))
+    return cast(IntArray, frozen(array.astype(np.int64)))
 
 
 def strict_chosen(chosen: ArrayLike, n_rows: int | None, offsets: IntArray | None) -> FloatArray | Complaint:

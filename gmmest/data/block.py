@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gmmest.data.columns import FloatArray, IntArray, read_only
+from gmmest.data.columns import FloatArray, IntArray, frozen
 from gmmest.errors import Complaint, ConfigError
 
 __all__ = ["Block", "block_ranges"]
@@ -79,7 +79,7 @@ class Block:
             features,
             instruments,
             self.chosen[rows],
-            read_only(bounds - bounds[0]),
+            frozen(bounds - bounds[0]),
             None if self.weight is None else self.weight[rows],
             None if self.frequency is None else self.frequency[rows],
         )

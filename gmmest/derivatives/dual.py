@@ -45,12 +45,13 @@ _numbers = itertools.count(1)
 class Level:
     """One differentiation under way: its rank among nested ones, its number of partials, and whether it still runs."""
 
-    __slots__ = ("number", "open", "product", "size")
+    __slots__ = ("number", "open", "product", "seed", "size")
 
     def __init__(self, size: int, product: bool = True) -> None:
         self.number = next(_numbers)
         self.size = size
         self.product = product  # whether D.T @ s is one product; switched off by a benchmark only
+        self.seed: Any = None  # the buffer of the active vector, while its partials are the identity
         self.open = True
 
     def owns(self, x: object) -> bool:
@@ -245,6 +246,7 @@ class DualArray(NDArrayOperatorsMixin):
                 refuse_write("a number with derivatives")
         elif isinstance(value, (list, tuple)):
             value = np.stack(value) if any(isinstance(v, DualArray) for v in value) else value
+        self.level.seed = None  # whatever is written into, the vector or a view of it, may be it no longer
         rows = value.buffer if self.level.owns(value) else itertools.chain([value], itertools.repeat(0.0))
         for target, row in zip(self.buffer, rows, strict=False):
             target[index] = row

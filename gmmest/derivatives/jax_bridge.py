@@ -78,6 +78,7 @@ class JaxFunction:
         self._first: Exception | None = None
         self._concrete: frozenset[int] = frozenset()
         self._programs: list[tuple[Any, _Programs]] = []
+        self._segments: dict[int, Any] = {}
         self._on_device: dict[tuple[int, bool], tuple[Any, Any]] = {}
 
     @property
@@ -122,7 +123,7 @@ class JaxFunction:
         with _x64():
             while True:
                 arrays: list[Any] = []
-                structure = _structure(constants, arrays)
+                structure = _structure(constants, arrays, self._segments)
                 try:
                     programs, leaves = self._prepared(structure, arrays, x)
                     return self._run(getattr(programs, verb), x, leaves, *more), programs
@@ -374,32 +375,41 @@ def _always_transposed(program: Any, first: int) -> list[bool]:
     return [bool(use) and all(use) for use in uses[first:]]
 
 
-def _structure(item: Any, arrays: list[Any]) -> _Structure:
+def _structure(item: Any, arrays: list[Any], segments: dict[int, Any]) -> _Structure:
     if isinstance(item, (float, np.generic)) and not isinstance(item, (str, bytes)):
         item = np.asarray(item)
     if isinstance(item, np.ndarray) and item.dtype.kind in "fiub":
         arrays.append(item)
         if item.ndim == 1 and item.dtype.kind in "iu" and item.size:
-            arrays.append(_segment_numbers(item))
+            arrays.append(_segment_numbers(item, segments))
             return _Structure("offsets", (int(item[-1]),), ())
         return _LEAF
     if isinstance(item, (tuple, list)):
-        return _Structure(type(item), (), tuple(_structure(part, arrays) for part in item))
+        return _Structure(type(item), (), tuple(_structure(part, arrays, segments) for part in item))
     if isinstance(item, dict):
-        return _Structure(dict, tuple(item), tuple(_structure(part, arrays) for part in item.values()))
+        return _Structure(
+            dict, tuple(item), tuple(_structure(part, arrays, segments) for part in item.values())
+        )
     fields = getattr(item, "__dataclass_fields__", None)
     if fields is not None and not isinstance(item, type):
-        parts = tuple(_structure(getattr(item, name), arrays) for name in fields)
+        parts = tuple(_structure(getattr(item, name), arrays, segments) for name in fields)
         return _Structure(type(item), tuple(fields), parts)
     return _Structure("static", (), (_Static(item),))
 
 
-def _segment_numbers(offsets: Any) -> Any:
+def _segment_numbers(offsets: Any, known: dict[int, Any]) -> Any:
     """The segment of every row, where integers are offsets; made here, it costs XLA's program a third less."""
+    kept = known.get(id(offsets))
+    if kept is not None:
+        return kept[1]
     sizes = np.diff(offsets)
     if offsets[0] != 0 or offsets[-1] > MOST_ROWS or (sizes < 0).any():
         return np.zeros(0, dtype=np.int32)
-    return np.repeat(np.arange(sizes.size, dtype=np.int32), sizes)
+    numbers = np.repeat(np.arange(sizes.size, dtype=np.int32), sizes)
+    if _unchanging(offsets) and len(known) < KEPT:
+        numbers.flags.writeable = False
+        known[id(offsets)] = (offsets, numbers)
+    return numbers
 
 
 def _rebuilt(structure: _Structure, supply: _Supply) -> Any:

@@ -76,9 +76,25 @@ def _constant_by_buffer(level: Level, c: Any, b: DualArray) -> Any:
     if c.ndim == 1:
         return np.matmul(buffer, c)
     if c.ndim == 2 and _plain(buffer, c):
+        if buffer is level.seed:
+            return _product_with_seed(c, buffer[0])
         return blocked_product(buffer, c.T) if level.product else unblocked_product(buffer, c.T)
     columns = np.reshape(buffer, (buffer.shape[0],) + (1,) * (c.ndim - 2) + (buffer.shape[1], 1))
     return np.matmul(c, columns)[..., 0]
+
+
+def _product_with_seed(c: Any, x: Any) -> Any:
+    """``c @ x`` where the partials of x are the identity: those of the product are c itself, transposed.
+
+    Copied in blocks of rows that stay in cache, at half the price of multiplying by the identity.
+    """
+    n, k = c.shape
+    out = np.empty((k + 1, n))
+    np.dot(c, x, out[0]) if c.dtype == np.float64 else np.copyto(out[0], c @ x)
+    rows = max(64, SMALL_PRODUCT // (32 * k))
+    for start in range(0, n, rows):
+        out[1:, start : start + rows] = c[start : start + rows].T
+    return out
 
 
 def unblocked_product(left: Any, right: Any) -> Any:

@@ -10,6 +10,9 @@ from gmmest.derivatives import ops
 from gmmest.derivatives.dual import DualArray, Level
 from gmmest.derivatives.rules.table import rule
 
+LONG = 2048
+"""Rows from which a loop over partials costs less than temporaries of all of them."""
+
 
 def _plain(x: DualArray) -> bool:
     return type(x.buffer) is np.ndarray
@@ -54,6 +57,14 @@ def _segment_softmax(level: Level, values: Any, offsets: Any) -> Any:
     out = np.empty(values.buffer.shape)
     share = ops.softmax_along(values.buffer[0], bounds, axis=0)
     out[0] = share
+    sizes = np.diff(bounds)
+    if share.ndim == 1 and share.size >= LONG and sizes.all():
+        for du, ds in zip(values.buffer[1:], out[1:], strict=True):  # one partial at a time stays in cache
+            np.multiply(du, share, out=ds)
+            mean = np.repeat(np.add.reduceat(ds, bounds[:-1]), sizes)
+            mean *= share
+            ds -= mean
+        return DualArray(out, level)
     np.multiply(values.buffer[1:], share, out=out[1:])
     totals = ops.repeat_along(ops.sum_along(out[1:], bounds, axis=1), bounds, axis=1)
     totals *= share
