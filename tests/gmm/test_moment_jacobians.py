@@ -203,8 +203,10 @@ def test_compare_names_a_hand_written_jacobian_that_is_wrong(travel_data, greene
     assert clean.complaints == ()
     monkeypatch.setattr(Logit, "moment_sum_and_jacobian", wrong)
     caught = compare(GMMEstimator(greene, travel_data()), ["analytic", "forward"], rounds=1)
-    assert len(caught.complaints) == 1
-    assert caught.complaints[0].startswith("analytic differs from complex by")
+    assert len(caught.complaints) == 2  # at the start and at the estimate
+    for complaint, point in zip(caught.complaints, ("start", "estimate"), strict=True):
+        assert complaint.startswith(f"differs from 'complex': analytic at the {point}")
+        assert "moment asc_air, parameter asc_air" in complaint
 
 
 def test_auto_is_hand_written_where_there_is_one_and_dual_numbers_elsewhere(travel_data, greene):
