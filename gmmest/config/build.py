@@ -37,6 +37,14 @@ def build(config: Config) -> GMMEstimator:
         optimizer=settings.optimizer,
         maxiter=settings.maxiter,
         executor=settings.executor,
+        starts=settings.starts,
+        max_steps=settings.max_steps,
+        fixed=settings.fixed,
+        tied=settings.tied,
+        bounds={
+            name: tuple(None if end == "none" else end for end in ends)
+            for name, ends in settings.bounds.items()
+        },
     )
 
 

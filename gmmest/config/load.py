@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -155,6 +156,9 @@ def _plain(node: Node) -> Any:
 
 # --- tidying -----------------------------------------------------------------------------------
 
+_CERTAIN = 0.9
+"""Likeness from which a misspelt key is the known one beside it: max_iter is maxiter, and not max_steps."""
+
 _TERM_KEYS = ("constant", "column", "columns", "only", "name")
 
 
@@ -181,8 +185,12 @@ def _known(node: Node, known: Sequence[str], findings: Findings) -> Node:
         if key in known:
             continue
         # A key that is not there yet is the likelier meaning, and the only one that can be taken up.
-        free = _nearest(key, [other for other in known if other not in entries])
-        near = free or _nearest(key, known)
+        near = _nearest(key, known)
+        if near not in entries or difflib.SequenceMatcher(None, key.lower()[:100], near).ratio() < _CERTAIN:
+            free = _nearest(key, [other for other in known if other not in entries])
+            near = free or near
+        else:
+            free = ""
         what = f"unknown key '{short(key)}'" + (f"; did you mean '{near}'?" if near else "")
         section = node.path or "a configuration"
         findings.add("E101", what, below.place, below.path, f"the keys of {section} are {', '.join(known)}")
@@ -227,14 +235,28 @@ def _estimation(node: Node, findings: Findings) -> Node:
         # A section of which every line is commented out: all defaults.
         return replace(node, value={})
     node = _known(node, tuple(EstimationConfig.model_fields), findings)
-    return _mapped(node, "start", _start)
+    for key, what in (
+        ("start", "a finite number"),
+        ("fixed", "a finite number"),
+        ("tied", 'a linear expression of parameters, such as "3*a"'),
+        ("bounds", "[lower, upper], with none for no bound"),
+    ):
+        node = _mapped(node, key, functools.partial(_items, what=what))
+    return node
 
 
-def _start(node: Node) -> Node:
+def _items(node: Node, what: str) -> Node:
+    """Say of each entry of a mapping, and of what stands in a list there, what was expected."""
     if not isinstance(node.value, Mapping):
         return node
-    numbers = {name: replace(n, expected="a finite number") for name, n in node.value.items()}
-    return replace(node, value=numbers)
+    return replace(node, value={name: _expecting(n, what) for name, n in node.value.items()})
+
+
+def _expecting(node: Node, what: str) -> Node:
+    parts = node.value
+    if isinstance(parts, tuple):
+        parts = tuple(replace(part, expected=what) for part in parts)
+    return replace(node, value=parts, expected=what)
 
 
 def _terms(node: Node, findings: Findings) -> Node:

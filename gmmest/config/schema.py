@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -36,6 +36,8 @@ __all__ = [
     "SimulateConfig",
     "TermConfig",
 ]
+
+Item = TypeVar("Item")
 
 # Names become keys of JSON and YAML (a key of YAML has at most 1,024 characters), labels of tables
 # and lines on a terminal: a control character in one can do harm and no good.
@@ -241,7 +243,7 @@ class ModelConfig(Record):
     )
 
 
-Steps = Literal["onestep", "twostep"]
+Steps = Literal["onestep", "twostep", "iterated", "cue"]
 Weighting = Literal["robust", "unadjusted"]
 Initial = Literal["instruments", "identity"]
 StandardErrors = Literal["sandwich", "efficient", "minimised_weight"]
@@ -249,15 +251,15 @@ Grad = Literal["auto", "fd", "fd-central", "complex", "forward", "jax", "jax-for
 Optimizer = Literal["lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead"]
 
 
-class StartValues(Mapping[str, float]):
+class ByName(Mapping[str, Item]):
     """A mapping that cannot be changed, and (unlike MappingProxyType) can be hashed and pickled."""
 
     __slots__ = ("_pairs",)
 
-    def __init__(self, values: Mapping[str, float]) -> None:
+    def __init__(self, values: Mapping[str, Item]) -> None:
         self._pairs = tuple(values.items())
 
-    def __getitem__(self, name: str) -> float:
+    def __getitem__(self, name: str) -> Item:
         return dict(self._pairs)[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -273,6 +275,9 @@ class StartValues(Mapping[str, float]):
         return repr(dict(self._pairs))
 
 
+Ends = tuple[float | Literal["none"], float | Literal["none"]]
+
+
 class EstimationConfig(Record):
     """How the parameters are found; parameters without a ``start`` take the model's own."""
 
@@ -286,9 +291,36 @@ class EstimationConfig(Record):
     optimizer: Optimizer = "lsq"
     executor: Literal["serial", "threads"] = "serial"
     maxiter: Count | None = Field(default=None, description="a whole number of at least 1")
-    start: Annotated[Mapping[Name, float], AfterValidator(StartValues)] = Field(
-        default=StartValues({}), description="a mapping of parameters' names to finite numbers"
+    start: Annotated[Mapping[Name, float], AfterValidator(ByName)] = Field(
+        default=ByName({}), description="a mapping of parameters' names to finite numbers"
     )
+    starts: Count | None = Field(default=None, description="a whole number of at least 1")
+    max_steps: Annotated[int, Field(ge=2, le=10**9)] = Field(
+        default=100, description="a whole number of at least 2"
+    )
+    fixed: Annotated[Mapping[Name, float], AfterValidator(ByName)] = Field(
+        default=ByName({}), description="a mapping of parameters' names to finite numbers"
+    )
+    tied: Annotated[Mapping[Name, Name], AfterValidator(ByName)] = Field(
+        default=ByName({}), description="a mapping of parameters' names to linear expressions"
+    )
+    bounds: Annotated[Mapping[Name, Ends], AfterValidator(ByName)] = Field(
+        default=ByName({}), description="a mapping of parameters' names to [lower, upper]"
+    )
+
+    @classmethod
+    def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+        """Check that each parameter is held in one way, and that the optimizer knows bounds."""
+        held = {key: raw.get(key) for key in ("fixed", "tied", "bounds")}
+        seen: dict[str, str] = {}
+        for key, names in held.items():
+            for name in names if isinstance(names, Mapping) else ():
+                if name in seen:
+                    what = f"estimation.{key} names {name!r}, and so does estimation.{seen[name]}"
+                    yield _rule((key, name), what, "a parameter is fixed, tied or bounded")
+                seen[name] = key
+        if held["bounds"] and raw.get("optimizer") == "bfgs":
+            yield _rule(("optimizer",), "the optimizer bfgs knows no bounds", "write lsq or lbfgsb")
 
 
 class Config(Record):
@@ -394,7 +426,7 @@ def _written(value: Any) -> Any:
         return _given(value, leave_out=("folder", "path") if isinstance(value, Config) else ())
     if isinstance(value, tuple):
         return [_written(item) for item in value]
-    return dict(value) if isinstance(value, Mapping) else value
+    return {key: _written(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
 def _given(record: Record, leave_out: tuple[str, ...]) -> dict[str, Any]:

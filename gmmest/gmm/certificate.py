@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gmmest.errors import EstimationError, printable
 from gmmest.gmm.optimize import least_norm
 
-__all__ = ["Certificate", "certify", "curvature", "lowest", "whitened_directions"]
+__all__ = ["Certificate", "certify", "curvature", "lowest", "whitened_directions", "wrong_multipliers"]
 
 Array = NDArray[np.float64]
 
@@ -71,6 +71,7 @@ def certify(
     names: tuple[str, ...],
     hessian: Array | None = None,
     efficient_value: float | None = None,
+    step: Array | None = None,
 ) -> Certificate:
     """Judge a point.
 
@@ -88,6 +89,8 @@ def certify(
         Half the Hessian of N Q; by default Gauss-Newton's ``J'J``, exact where the moments vanish.
     efficient_value : float, optional
         ``N g'S^-1 g`` of a just identified model, which must be zero up to rounding.
+    step : array (P,), optional
+        The Newton step that remains; by default Gauss-Newton's.
 
     Returns
     -------
@@ -103,7 +106,7 @@ def certify(
         reasons.append(f"the Jacobian of the moments has rank {rank} for {point.size} parameters")
         return Certificate(float("inf"), condition, rank, 0.0, tuple(reasons))
 
-    step = np.abs(least_norm(jacobian, residuals))
+    step = np.abs(least_norm(jacobian, residuals) if step is None else step)
     beyond = np.maximum(step - rounding_floor(point, jacobian), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(
@@ -205,6 +208,47 @@ def curvature(gradient: Callable[[Array], Array], point: Array, steps: Array) ->
         return np.linalg.solve(np.stack(moves), np.stack(differences)).T
     except np.linalg.LinAlgError:  # steps below rounding
         return np.full((point.size,) * 2, np.nan)
+
+
+def wrong_multipliers(
+    residuals: Array,
+    jacobian: Array,
+    at_lower: NDArray[np.bool_],
+    at_upper: NDArray[np.bool_],
+    names: tuple[str, ...],
+) -> tuple[str, ...]:
+    """Parameters at a bound from which the criterion falls towards the inside.
+
+    The multiplier of parameter j is ``J_j'r``, half the derivative of ``r'r``: positive where a lower bound
+    holds it, negative at an upper one (Kuhn and Tucker).  In units of ``|J_j|``, in which a step of one is
+    one standard error of j alone, it may be wrong by no more than a remaining step.
+
+    Parameters
+    ----------
+    residuals : array (M,)
+    jacobian : array (M, P)
+    at_lower, at_upper : array (P,) of bool
+    names : tuple of str
+
+    Returns
+    -------
+    tuple of str
+        Reasons against the point.
+
+    Examples
+    --------
+    >>> free = np.array([False])
+    >>> wrong_multipliers(np.array([-1.0]), np.array([[2.0]]), ~free, free, ("a",))
+    ("the criterion falls from the bound of 'a' inwards",)
+    """
+    norms = np.sqrt(np.sum(np.square(jacobian), axis=0))
+    multiplier = (jacobian.T @ residuals) / np.where(norms > 0, norms, 1.0)
+    wrong = (at_lower & ~(multiplier >= -STEP_LIMIT)) | (at_upper & ~(multiplier <= STEP_LIMIT))
+    return tuple(
+        f"the criterion falls from the bound of {printable(name)!r} inwards"
+        for name, bad in zip(names, wrong, strict=True)
+        if bad
+    )
 
 
 def lowest(values: Array, verified: Sequence[bool], what: str) -> tuple[int, str]:

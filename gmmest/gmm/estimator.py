@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, Literal, cast
@@ -16,41 +16,25 @@ from numpy.typing import NDArray
 
 from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend, as_backend
-from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
+from gmmest.errors import Complaint, ConfigError, printable, some
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import as_executor
-from gmmest.gmm.certificate import Certificate, certify, curvature, whitened_directions
+from gmmest.gmm.cue import second_moments
 from gmmest.gmm.fitted import Context, Estimate
-from gmmest.gmm.inference import SE_NAMES, SeName, covariance
+from gmmest.gmm.inference import SE_NAMES, SeName
 from gmmest.gmm.kernels import Bandwidth, Kernel
 from gmmest.gmm.moments import Moments
-from gmmest.gmm.objective import Criterion, power_of_two_scale
-from gmmest.gmm.optimize import OPTIMIZERS, Outcome, Problem, minimise, polish
+from gmmest.gmm.optimize import OPTIMIZERS
+from gmmest.gmm.parameters import Bounds, Parameters, restricted, sampled
 from gmmest.gmm.results import GMMResults, Settings, Work
-from gmmest.gmm.weighting import (
-    CovarianceOptions,
-    Estimator,
-    Weight,
-    first_weight,
-    identity_weight,
-    inverse_weight,
-    moment_covariance,
-)
+from gmmest.gmm.steps import CURVATURE_STEP, STEPS, Fitted, Plan, StepsName, fit_steps
+from gmmest.gmm.weighting import CovarianceOptions, Estimator
 from gmmest.models.sample import MomentModel, Sample
 
-__all__ = ["GMMEstimator", "starting_point"]
+__all__ = ["CURVATURE_STEP", "GMMEstimator", "Start", "starting_point"]
 
 Array = NDArray[np.float64]
 Start = Mapping[str, float] | Sequence[float] | NDArray[np.float64] | None
-
-CURVATURE_STEP = 0.05
-"""Steps, in standard errors, of the differences that give the criterion's curvature."""
-
-
-STEP_RATIO = 16.0
-DIFFERENCE_LIMIT = 1e-3
-"""How far derivatives by differences may move, relative to the column, when steps are 16 times shorter:
-a thousandth shows in the fourth digit of a standard error, the last one printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +47,10 @@ class GMMEstimator:
         ``Logit``, ``MomentFunction``, or any object with ``sample`` and ``contributions``.
     data
         What the model takes: ``ChoiceData``, ``Table``, a data frame.
-    steps : {"twostep", "onestep"}
-        ``onestep`` minimises with the first weight; ``twostep`` goes on with ``W = S^-1`` there.
+    steps : {"twostep", "onestep", "iterated", "cue"}
+        ``onestep`` minimises with the first weight; ``twostep`` goes on with ``W = S^-1`` there;
+        ``iterated`` goes on until theta stays where it is; ``cue`` minimises ``g'S(theta)^-1 g`` from the
+        two-step estimate and other starts, see :class:`.cue.ContinuousCriterion`.
     weighting : {"robust", "unadjusted", "cluster", "twoway", "kernel"}
         The estimator of S, for the weight of the second step and for standard errors; its formulas stand
         in :class:`.weighting.MomentCovariance`.
@@ -77,7 +63,7 @@ class GMMEstimator:
         Derivative backend, see :mod:`gmmest.derivatives.backends`.
     optimizer : {"lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead"}
     maxiter : int, optional
-        Iterations at most, for each step.
+        Iterations at most, for each step and start.
     executor : str or Executor
         How blocks are mapped: ``"serial"``, ``"threads"`` (one a core), or an object with ``map``.  The
         bits of the results do not depend on it.
@@ -89,6 +75,20 @@ class GMMEstimator:
         For ``weighting="kernel"``, see :mod:`.kernels`; observations are in the order of the data.
     cluster : str or sequence of str, optional
         Which of the data's clusters, where they name more than are needed.
+    starts : int or sequence of starts, optional
+        So many starts in all, the given one and others scattered around it with a fixed seed (see
+        :func:`.optimize.scattered`); or the others themselves.  The lowest minimum found is returned, and
+        its verdict says where the other starts ended, with W403 if that was elsewhere.  By default one,
+        and for ``cue`` five around the two-step estimate.
+    max_steps : int
+        Steps at most of ``iterated``.
+    fixed : mapping of str to float, optional
+        Parameters that keep a value.
+    tied : mapping of str to str, optional
+        Parameters that are linear in others, ``{"b": "3*a"}``; see :func:`.parameters.parameters_of`.
+    bounds : mapping of str to (lower, upper), optional
+        Bounds of free parameters, None or an infinity for none.  A parameter that ends at a bound counts as
+        fixed there, and the verdict names it (W402).
     small_sample : bool
         Whether S is multiplied by ``N/(N - P)``, for clusters by ``G/(G - 1) (N - 1)/(N - P)``.
 
@@ -114,7 +114,7 @@ class GMMEstimator:
 
     model: MomentModel
     data: Any
-    steps: Literal["twostep", "onestep"] = "twostep"
+    steps: StepsName = "twostep"
     weighting: Estimator = "robust"
     initial: Literal["instruments", "identity"] = "instruments"
     se: SeName = "sandwich"
@@ -127,12 +127,17 @@ class GMMEstimator:
     bandwidth: Bandwidth = "newey-west"
     cluster: Names = None
     small_sample: bool = False
+    starts: int | Sequence[Start] | None = None
+    max_steps: int = 100
+    fixed: Mapping[str, float] | None = None
+    tied: Mapping[str, str] | None = None
+    bounds: Bounds | None = None
 
     def __post_init__(self) -> None:
         complaints = [
             complaint
             for option, value, choices in (
-                ("steps", self.steps, ("twostep", "onestep")),
+                ("steps", self.steps, STEPS),
                 ("initial", self.initial, ("instruments", "identity")),
                 ("se", self.se, SE_NAMES),
                 ("optimizer", self.optimizer, OPTIMIZERS),
@@ -140,14 +145,29 @@ class GMMEstimator:
             for complaint in _not_among(option, value, choices)
         ]
         complaints += self.covariance_options.complaints()
-        if self.maxiter is not None and (
-            isinstance(self.maxiter, bool)
-            or not isinstance(self.maxiter, (int, np.integer))
-            or self.maxiter < 1
-        ):
+        listed = isinstance(self.starts, (Sequence, np.ndarray)) and not isinstance(self.starts, str)
+        whole: tuple[tuple[str, Any, int], ...] = (
+            ("maxiter", 1 if self.maxiter is None else self.maxiter, 1),
+            ("max_steps", self.max_steps, 2),
+            ("starts", 1 if self.starts is None or listed else self.starts, 1),
+        )
+        for option, number, least in whole:
+            if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
+                complaints.append(
+                    Complaint("E102", f"{option} is {number!r}; a whole number from {least} was expected")
+                )
+        if self.bounds and self.optimizer == "bfgs":
             complaints.append(
-                Complaint("E102", f"maxiter is {self.maxiter!r}; a whole number from 1 was expected")
+                Complaint("E102", "optimizer 'bfgs' knows no bounds", next="optimizer: lsq or lbfgsb")
             )
+        held: tuple[tuple[str, Any], ...] = (
+            ("fixed", self.fixed),
+            ("tied", self.tied),
+            ("bounds", self.bounds),
+        )
+        for option, given in held:
+            if given is not None and not isinstance(given, Mapping):
+                complaints.append(Complaint("E102", f"{option} is {given!r}; a mapping by name was expected"))
         for check in (lambda: as_backend(self.grad), lambda: as_executor(self.executor)):
             try:
                 check()
@@ -179,28 +199,64 @@ class GMMEstimator:
         """
         begin = time.perf_counter()
         with single_blas_thread():
-            sample = self.model.sample(self.data)
-            moments = Moments(self.model, sample, self.grad, as_executor(self.executor), watch)
-            fitted = _fit_steps(self, moments, starting_point(start, moments.sample))
+            whole, parameters = sampled(self.model, self.data, self.fixed, self.tied, self.bounds)
+            model, sample = restricted(self.model, whole, parameters)
+            executor = as_executor(self.executor)
+            limits = (parameters.lower, parameters.upper) if parameters.bounded else None
+            moments = Moments(model, sample, self.grad, executor, watch, limits)
+            moving: list[Moments] = []
+
+            def with_s() -> Moments:
+                passed = None if watch is None else lambda n: watch(n + moments.evaluations)
+                moving.append(second_moments(moments, self.weighting, self.grad, executor, passed, limits))
+                return moving[0]
+
+            first = parameters.start(starting_point(start, whole), given=start is not None)
+            fitted = fit_steps(self._plan(parameters, whole), moments, first, with_s)
             loglike = _loglike(moments, fitted.estimate.theta)
+        parameters = parameters.held(fitted.at_bound, fitted.estimate.theta)
         return GMMResults(
-            names=sample.names,
-            moment_names=sample.moment_names,
-            estimate=fitted.estimate,
+            names=whole.names,
+            moment_names=whole.moment_names,
+            estimate=_expanded(fitted, parameters),
             certificate=fitted.certificate,
             settings=self._settings(moments.grad),
             work=Work(
-                moments.evaluations,
+                sum(each.evaluations for each in (moments, *moving)),
                 fitted.outcome.iterations,
                 time.perf_counter() - begin,
                 fitted.outcome.message,
+                fitted.taken,
+                fitted.starts,
             ),
-            n_obs=sample.n_obs,
-            n_rows=sample.n_rows,
+            n_obs=whole.n_obs,
+            n_rows=whole.n_rows,
             loglike=loglike,
-            notes=(*sample.notes, *fitted.estimate.s.notes),
-            manifest=_manifest(sample, _named(self.executor)),
-            context=self._context(sample),
+            notes=(*whole.notes, *fitted.estimate.s.notes, *_at_bounds(parameters), *fitted.notes),
+            manifest=_manifest(whole, _named(self.executor)),
+            context=self._context(whole),
+            parameters=parameters,
+        )
+
+    def _plan(self, parameters: Parameters, sample: Sample) -> Plan:
+        starts: int | tuple[Array, ...] | None
+        if self.starts is None or isinstance(self.starts, (int, np.integer)):
+            starts = None if self.starts is None else int(self.starts)
+        else:
+            starts = tuple(
+                parameters.start(starting_point(start, sample), given=True) for start in self.starts
+            )
+        return Plan(
+            self.steps,
+            self.covariance_options,
+            self.initial,
+            self.se,
+            self.optimizer,
+            self.maxiter,
+            self.max_steps,
+            starts,
+            parameters.lower,
+            parameters.upper,
         )
 
     @property
@@ -232,123 +288,27 @@ class GMMEstimator:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Fitted:
-    estimate: Estimate
-    certificate: Certificate
-    outcome: Outcome
+def _expanded(fitted: Fitted, parameters: Parameters) -> Estimate:
+    """The estimate for all parameters; G keeps a column for each free one that is not at a bound."""
+    found = fitted.estimate
+    if parameters.all_free:
+        return found
+    inside = ~fitted.at_bound
+    theta = parameters.theta(found.theta[inside])
+    v = parameters.covariance(found.v[np.ix_(inside, inside)])
+    return Estimate(theta, found.moments, found.jacobian[:, inside], found.weight, found.s, v)
 
 
-def _fit_steps(options: GMMEstimator, moments: Moments, theta: Array) -> _Fitted:
-    weight = (
-        first_weight(moments)
-        if options.initial == "instruments"
-        else identity_weight(len(moments.sample.moment_names))
-    )
-    fitted = _fit_once(options, moments, weight, theta)
-    if options.steps == "onestep":
-        return fitted
-    first = fitted.certificate
-    weight = _next_weight(fitted, moments.sample.moment_names)
-    fitted = _fit_once(options, moments, weight, fitted.estimate.theta)
-    just_identified = len(moments.sample.names) == len(moments.sample.moment_names)
-    if first.verified or just_identified:  # a root is a root, whatever weight led there
-        return fitted
-    reasons = tuple(f"first step: {reason}" for reason in first.reasons)
-    return replace(
-        fitted, certificate=replace(fitted.certificate, reasons=(*fitted.certificate.reasons, *reasons))
-    )
-
-
-def _next_weight(first: _Fitted, names: tuple[str, ...]) -> Weight:
-    try:
-        return inverse_weight(first.estimate.s, names)
-    except IdentificationError:
-        if first.certificate.verified:
-            raise
-        # moments look redundant where the search got lost: that is not what is wrong
-        raise EstimationError(
-            Complaint(
-                "E401",
-                f"the first step found no minimum, and its moments make no weight: {first.certificate.reasons[0]}",
-                next="start elsewhere, or choose another optimizer",
-            )
-        ) from None
-
-
-def _fit_once(options: GMMEstimator, moments: Moments, weight: Weight, start: Array) -> _Fitted:
-    """Optimise with one weight, polish, and judge."""
-    _, jacobian = moments.value_and_jacobian(start)
-    scale = power_of_two_scale(np.sqrt(moments.sample.n_obs) * weight.whiten(jacobian))
-    criterion = Criterion(moments, weight, scale)
-    problem = Problem(
-        criterion.residuals, criterion.residuals_and_jacobian, criterion.value, criterion.value_and_gradient
-    )
-    outcome = minimise(problem, start / scale, options.optimizer, options.maxiter)
-    z, _ = polish(problem, outcome.point)
-    theta = scale * z
-    check = getattr(moments.model, "check_existence", None)
-    if check is not None:
-        check(theta, moments.sample)
-    value, jacobian = moments.value_and_jacobian(theta)
-    s = moment_covariance(moments, theta, options.covariance_options)
-    names = moments.sample.moment_names
-    v = covariance(jacobian, weight, s, options.se, names)
-    estimate = Estimate(theta, value, jacobian, weight, s, v)
-    return _Fitted(estimate, _judge(criterion, z, estimate, moments), outcome)
-
-
-def _judge(criterion: Criterion, z: Array, estimate: Estimate, moments: Moments) -> Certificate:
-    residuals, jacobian = criterion.residuals_and_jacobian(z)
-    errors = np.sqrt(np.diag(estimate.v)) / criterion.scale
-    just_identified = residuals.size == z.size
-    hessian = root = None
-    if just_identified:
-        at_root = _standardised_moments(estimate, moments.sample.moment_names)
-        root = float(estimate.s.n_obs * (at_root @ at_root))
-    elif np.all(np.isfinite(errors)) and np.all(errors > 0):
-        steps = CURVATURE_STEP * _standard_directions(jacobian, errors)
-        hessian = curvature(lambda x: 0.5 * criterion.value_and_gradient(x)[1], z, steps)
-    certificate = certify(z, residuals, jacobian, errors, moments.sample.names, hessian, root)
-    doubts = () if moments.exact else _doubtful_differences(moments, estimate)
-    return replace(certificate, reasons=(*certificate.reasons, *doubts))
-
-
-def _standardised_moments(estimate: Estimate, names: tuple[str, ...]) -> Array:
-    """``L'g`` with LL' the inverse of S; where clusters are too few for one, g in its own standard errors."""
-    try:
-        return inverse_weight(estimate.s, names).whiten(estimate.moments)
-    except IdentificationError as error:
-        diagonal = np.diag(estimate.s.matrix)
-        if error.complaints[0].code != "E214" or not np.all(diagonal > 0):
-            raise
-        scaled: Array = estimate.moments / np.sqrt(diagonal)
-        return scaled
-
-
-def _standard_directions(jacobian: Array, errors: Array) -> Array:
-    """Directions as columns that move all parameters together, none by more than its standard error.
-
-    With W = S^-1 each of :func:`.whitened_directions` is one standard error long; other weights have
-    residuals in other units, which the smallest ratio of the two makes good.
-    """
-    directions = whitened_directions(jacobian)
-    lengths = np.sqrt(np.sum(np.square(directions), axis=1))
-    scaled: Array = directions * np.min(errors / lengths)
-    return scaled
-
-
-def _doubtful_differences(moments: Moments, estimate: Estimate) -> tuple[str, ...]:
-    """Columns of a Jacobian by differences that change with the steps: standard errors would be wrong."""
-    other = moments.jacobian_with_steps(estimate.theta, 1.0 / STEP_RATIO)
-    size = np.max(np.abs(estimate.jacobian), axis=0)
-    gap = np.max(np.abs(other - estimate.jacobian), axis=0)
-    doubtful = [
-        f"differences with shorter steps give other derivatives in {printable(name)}: rescale, or use exact ones"
-        for name, g, s in zip(moments.sample.names, gap, size, strict=True)
-        if not g <= DIFFERENCE_LIMIT * s
+def _at_bounds(parameters: Parameters) -> tuple[str, ...]:
+    """A note of the parameters that ended at a bound."""
+    held = [
+        f"{printable(name)} at its {mark} {value:g}"
+        for name, mark, value in zip(parameters.names, parameters.marks, parameters.constant, strict=True)
+        if mark in ("lower bound", "upper bound")
     ]
-    return tuple(doubtful[:1])
+    if not held:
+        return ()
+    return (f"W402 {', '.join(held)}: counted as fixed there, without a standard error",)
 
 
 def starting_point(start: Start, sample: Sample) -> Array:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.derivatives.analytic import with_derivative
-from gmmest.derivatives.backends import Backend, Prepared, as_backend
+from gmmest.derivatives.backends import Backend, FiniteDifference, Prepared, as_backend
 from gmmest.errors import Complaint, EstimationError, printable, some
 from gmmest.execution.serial import Executor, Serial, fold
 from gmmest.models.sample import MomentModel, Sample
@@ -55,6 +55,8 @@ class Moments:
     executor : Executor, optional
     watch : callable, optional
         Called with the number of passes at each one.
+    bounds : (lower, upper), optional
+        Of theta, each (P,); finite differences take no step beyond them.
 
     Attributes
     ----------
@@ -78,6 +80,7 @@ class Moments:
         backend: str | Backend,
         executor: Executor | None = None,
         watch: Callable[[int], None] | None = None,
+        bounds: tuple[Array, Array] | None = None,
     ) -> None:
         chosen = as_backend(backend)
         self.model = model
@@ -85,6 +88,7 @@ class Moments:
         self.executor = executor or Serial()
         self.evaluations = 0
         self._watch = watch
+        self._bounds = bounds
         self._function = moment_sum(model)
         self._backend = chosen
         self._typical = np.ones(len(sample.names)) if sample.typical is None else sample.typical
@@ -155,7 +159,11 @@ class Moments:
         if self._backend.exact:
             return self._backend.prepare(self._function)
         unit = factor * self._typical
-        return _InUnits(self._backend.prepare(lambda z, block: self._function(unit * z, block)), unit)
+        backend = self._backend
+        if self._bounds is not None and isinstance(backend, FiniteDifference):
+            low, high = (tuple((ends / unit).tolist()) for ends in self._bounds)
+            backend = replace(backend, bounds=(low, high))
+        return _InUnits(backend.prepare(lambda z, block: self._function(unit * z, block)), unit)
 
     def total(self, function: Callable[[Any], Any]) -> Any:
         """Fold of any other sum over the blocks (covariances, log-likelihoods)."""

@@ -64,6 +64,10 @@ class Criterion:
         white = self.weight.whiten(value)
         return n * float(white @ white), 2.0 * n * self.scale * pulled
 
+    def weight_at(self, theta: Array) -> Weight:
+        """W, the same everywhere."""
+        return self.weight
+
 
 def power_of_two_scale(jacobian: Array) -> Array:
     """Powers of two that bring the columns of a Jacobian to a norm between 1 and 2.

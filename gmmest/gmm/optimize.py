@@ -45,12 +45,26 @@ class Problem:
         ``z -> r'r``.
     value_and_gradient : callable
         ``z -> (r'r, its gradient)``.
+    lower, upper : array (P,), optional
+        Bounds of z; None, or infinite, where there are none.
     """
 
     residuals: Callable[[Array], Array]
     residuals_and_jacobian: Callable[[Array], tuple[Array, Array]]
     value: Callable[[Array], float]
     value_and_gradient: Callable[[Array], tuple[float, Array]]
+    lower: Array | None = None
+    upper: Array | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether any bound is finite."""
+        return any(ends is not None and bool(np.any(np.isfinite(ends))) for ends in (self.lower, self.upper))
+
+    def ends(self, size: int) -> tuple[Array, Array]:
+        """Lower and upper bounds as arrays."""
+        low = np.full(size, -np.inf) if self.lower is None else self.lower
+        return low, np.full(size, np.inf) if self.upper is None else self.upper
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +103,7 @@ def minimise(problem: Problem, start: Array, method: str, maxiter: int | None = 
     Raises
     ------
     ConfigError
-        An unknown method.
+        An unknown method, or bounds with ``bfgs``, which has none.
     EstimationError
         The criterion is not finite at the start.
     """
@@ -97,6 +111,8 @@ def minimise(problem: Problem, start: Array, method: str, maxiter: int | None = 
         raise ConfigError(
             Complaint("E102", f"optimizer {method!r} is not known; expected {', '.join(OPTIMIZERS)}")
         )
+    if method == "bfgs" and problem.bounded:
+        raise ConfigError(Complaint("E102", "optimizer 'bfgs' knows no bounds", next="optimizer: lbfgsb"))
     own = {"lsq": LSQ_LIMIT, "nelder-mead": 200 * start.size}
     limit = maxiter or own.get(method, 500)
     problem.residuals(start)  # moments that are not finite at the start are an error, later a step back
@@ -137,6 +153,7 @@ def _least_squares(problem: Problem, start: Array, limit: int) -> Outcome:
             residuals,
             start,
             jac=jacobian,
+            bounds=problem.ends(start.size),
             method="trf",
             x_scale="jac",
             ftol=1e-15,
@@ -152,7 +169,7 @@ def _least_squares(problem: Problem, start: Array, limit: int) -> Outcome:
 
 
 def _scalar(problem: Problem, start: Array, method: str, limit: int) -> Outcome:
-    from scipy.optimize import minimize
+    from scipy.optimize import Bounds, minimize
 
     def value_and_gradient(z: Array) -> tuple[float, Array]:
         try:
@@ -176,10 +193,11 @@ def _scalar(problem: Problem, start: Array, method: str, limit: int) -> Outcome:
         "nelder-mead": ("Nelder-Mead", {"maxiter": limit, "xatol": 1e-9, "fatol": 1e-12, "adaptive": True}),
     }
     name, options = settings[method]
+    bounds = Bounds(*problem.ends(start.size), keep_feasible=True) if problem.bounded else None
     if method == "nelder-mead":
-        found = minimize(value, start, method=name, options=options)
+        found = minimize(value, start, method=name, options=options, bounds=bounds)
     else:
-        found = minimize(value_and_gradient, start, jac=True, method=name, options=options)
+        found = minimize(value_and_gradient, start, jac=True, method=name, options=options, bounds=bounds)
     return Outcome(
         np.asarray(found.x, dtype=np.float64), float(found.fun), int(found.nit), str(found.message)
     )
@@ -203,21 +221,23 @@ def polish(problem: Problem, start: Array, steps: int = 10) -> tuple[Array, int]
 
 
 def _polished(problem: Problem, point: Array, steps: int) -> tuple[Array, int]:
+    low, high = problem.ends(point.size)
+    point = np.clip(point, low, high)
     residuals, jacobian = problem.residuals_and_jacobian(point)
-    step = -least_norm(jacobian, residuals)
+    step = bounded_step(jacobian, residuals, low - point, high - point)
     for taken in range(steps):
         size = np.linalg.norm(jacobian @ step)
         if not size > 1e-15 * (1.0 + np.linalg.norm(residuals)):
             return point, taken
         fraction = 1.0
         while True:
-            trial = point + fraction * step
+            trial = _moved(point, fraction * step, low, high)
             try:
                 after, slope = problem.residuals_and_jacobian(trial)
             except EstimationError:
                 after, slope = np.full_like(residuals, np.inf), jacobian
             if np.all(np.isfinite(slope)) and np.all(np.isfinite(after)):
-                following = -least_norm(slope, after)
+                following = bounded_step(slope, after, low - trial, high - trial)
                 change = after @ after - residuals @ residuals
                 flat = change <= 1e-9 * (residuals @ residuals)
                 if change < -1e-9 * (residuals @ residuals) or (
@@ -229,6 +249,67 @@ def _polished(problem: Problem, point: Array, steps: int) -> tuple[Array, int]:
                 return point, taken
         point, residuals, jacobian, step = trial, after, slope, following
     return point, steps
+
+
+def _moved(point: Array, step: Array, low: Array, high: Array) -> Array:
+    """``point + step``, on a bound to the last bit where the step ends there."""
+    to = point + step
+    at_low, at_high = step <= low - point, step >= high - point
+    moved: Array = np.where(at_low, low, np.where(at_high, high, np.clip(to, low, high)))
+    return moved
+
+
+def bounded_step(jacobian: Array, residuals: Array, low: Array, high: Array) -> Array:
+    """Gauss-Newton step, ``argmin |J step + r|`` with ``low <= step <= high``.
+
+    Parameters
+    ----------
+    jacobian : array (M, P)
+    residuals : array (M,)
+    low, high : array (P,)
+        How far each parameter may move down and up; infinite, or 0 at a bound.
+
+    Returns
+    -------
+    array (P,)
+        :func:`least_norm` where that keeps to the bounds; else by active sets (Stark and Parker's BVLS),
+        columns at unit norm, with entries that end on a bound exactly there.
+
+    References
+    ----------
+    Stark, P. B. and R. L. Parker (1995), "Bounded-variable least-squares: an algorithm and applications",
+    Computational Statistics 10, 129-141.
+
+    Examples
+    --------
+    >>> bounded_step(np.eye(2), np.array([1.0, -3.0]), np.array([-0.5, -9.0]), np.full(2, 9.0)).tolist()
+    [-0.5, 3.0]
+    """
+    step = -least_norm(jacobian, residuals)
+    if np.all((step >= low) & (step <= high)):
+        return step
+    from scipy.optimize import lsq_linear
+
+    scale = np.sqrt(np.sum(np.square(jacobian), axis=0))
+    scale = np.where(scale > 0, scale, 1.0)
+    movable = low < high
+    if not np.any(movable) or not np.all(np.isfinite(jacobian)):
+        return np.zeros_like(low)
+    found = np.zeros_like(low)
+    found[movable] = (
+        lsq_linear(
+            (jacobian / scale)[:, movable],
+            -residuals,
+            ((low * scale)[movable], (high * scale)[movable]),
+            method="bvls",
+            tol=1e-15,
+        ).x
+        / scale[movable]
+    )
+    exact: Array = np.where(
+        found * scale <= low * scale, low, np.where(found * scale >= high * scale, high, found)
+    )
+    return exact
 
 
 def least_norm(jacobian: Array, residuals: Array) -> Array:

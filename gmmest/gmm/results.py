@@ -19,8 +19,9 @@ from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, 
 from gmmest.gmm.explain import Choices, Explanation, explain_difference
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, sensitivity
-from gmmest.gmm.hypotheses import restrictions
+from gmmest.gmm.hypotheses import require_independent, restrictions
 from gmmest.gmm.inference import JTest, WaldTest, j_test, two_sided_p, wald
+from gmmest.gmm.parameters import Parameters
 from gmmest.gmm.specification import SpecificationTest, c_test, distance_test, lm_test
 from gmmest.gmm.weak import ConfidenceSet, KTest, Nuisance, Statistic, STest, confidence_set, k_test, s_test
 
@@ -55,12 +56,17 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What it took: passes over the data, the last step's iterations, seconds, the optimiser's message."""
+    """What it took: passes over the data, the last step's iterations, seconds, the optimiser's message.
+
+    Then the steps taken, and the starts of each.
+    """
 
     evaluations: int
     iterations: int
     seconds: float
     message: str
+    steps: int = 1
+    starts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,10 @@ class GMMResults:
         Log-likelihood where the model has one.
     context : Context or None
         Model, sample and options, for tests that need the moments elsewhere.
+    parameters : Parameters or None
+        Which parameters were free; V of the others is zero, or follows from their ties.
+    n_params : int
+        Number of free parameters that are not at a bound.
     """
 
     names: tuple[str, ...]
@@ -95,6 +105,7 @@ class GMMResults:
     notes: tuple[str, ...]
     manifest: Mapping[str, Any]
     context: Context | None = field(default=None, repr=False, compare=False)
+    parameters: Parameters | None = None
 
     # --- arrays -----------------------------------------------------------------------------------
 
@@ -105,9 +116,20 @@ class GMMResults:
 
     @property
     def standard_errors(self) -> Array:
-        """Square roots of the diagonal of V, (P,)."""
+        """Square roots of the diagonal of V, (P,); nan for parameters that are fixed or at a bound."""
         errors: Array = np.sqrt(np.diag(self.estimate.v))
-        return errors
+        return errors if self.parameters is None else np.where(self.parameters.blank, np.nan, errors)
+
+    @property
+    def _without_context(self) -> str:
+        if self._held():
+            return "not for a fit with parameters that are fixed, tied or at a bound"
+        return "these results have lost their model and data"
+
+    @property
+    def n_params(self) -> int:
+        """Number of free parameters, those that ended at a bound not counted."""
+        return len(self.names) if self.parameters is None else len(self.parameters.free)
 
     @property
     def criterion(self) -> float:
@@ -185,7 +207,7 @@ class GMMResults:
             The W was not the inverse of a covariance of the moments (a one-step fit), so that N Q
             has no chi-squared distribution.
         """
-        df = len(self.moment_names) - len(self.names)
+        df = len(self.moment_names) - self.n_params
         if df > 0 and not self.estimate.weight.efficient:
             raise EstimationError(
                 Complaint(
@@ -195,7 +217,7 @@ class GMMResults:
                     next="steps: twostep",
                 )
             )
-        return j_test(self.n_obs * self.criterion, len(self.moment_names), len(self.names))
+        return j_test(self.n_obs * self.criterion, len(self.moment_names), self.n_params)
 
     def wald_test(self, hypothesis: str | ArrayLike, value: ArrayLike | None = None) -> WaldTest:
         """Wald test of linear hypotheses.
@@ -212,6 +234,8 @@ class GMMResults:
         WaldTest
         """
         restriction, right, text = restrictions(hypothesis, value, self.names)
+        if self.parameters is not None and self._held():
+            require_independent(restriction @ self.parameters.transform, "hypothesis on what is held")
         return wald(self.theta, self.estimate.v, restriction, right, text)
 
     def lm_test(self, hypothesis: str | ArrayLike, value: ArrayLike | None = None) -> SpecificationTest:
@@ -296,9 +320,9 @@ class GMMResults:
         return profile(self._context(), self.estimate, name, steps)
 
     def _context(self) -> Context:
-        if self.context is None:
+        if self.context is None or self._held():
             raise EstimationError(
-                Complaint("E430", "these results have lost their model and data", next="fit again")
+                Complaint("E430", self._without_context, next="fit again, all parameters free")
             )
         return self.context
 
@@ -386,6 +410,8 @@ class GMMResults:
         import pandas as pd
 
         moved = sensitivity(self.estimate.jacobian, self.estimate.weight)
+        if self.parameters is not None and not self.parameters.all_free:
+            moved = self.parameters.transform @ moved
         if scaled:
             s = self.estimate.s
             moved = moved * np.sqrt(np.diag(s.matrix) / s.n_obs) / self.standard_errors[:, None]
@@ -396,20 +422,33 @@ class GMMResults:
     def verdict(self) -> str:
         """One line: verified, or not and why."""
         if self.verified:
-            return (
+            said = (
                 f"verified: remaining Newton step {self.certificate.remaining_step_se:.0e} standard errors,"
-                f" condition {self.certificate.condition:.1e}, rank {self.certificate.rank} of {len(self.names)}"
+                f" condition {self.certificate.condition:.1e}, rank {self.certificate.rank} of {self.n_params}"
             )
-        return "NOT VERIFIED: " + "; ".join(self.certificate.reasons)
+        else:
+            said = "NOT VERIFIED: " + "; ".join(self.certificate.reasons)
+        return "; ".join([said, *(note for note in self.notes if note.startswith(("W402", "W403")))])
+
+    @property
+    def _free(self) -> str:
+        return "" if self.n_params == len(self.names) else f" free of {len(self.names)}"
+
+    def _estimator_text(self) -> str:
+        steps = self.settings.steps
+        if steps == "iterated":
+            steps += f" ({self.work.steps} steps)"
+        starts = f", {self.work.starts} starts" if self.work.starts > 1 else ""
+        return f"GMM, {steps}{starts}, weighting {self.estimate.s.text}"
 
     def facts(self) -> list[tuple[str, str]]:
         """Label and text of what stands above the table of estimates."""
         rows = [
             ("Model", self.settings.model),
-            ("Estimator", f"GMM, {self.settings.steps}, weighting {self.estimate.s.text}"),
+            ("Estimator", self._estimator_text()),
             ("Observations", f"{self.n_obs:,}"),
             ("Rows", f"{self.n_rows:,}"),
-            ("Moments", f"{len(self.moment_names)} for {len(self.names)} parameters"),
+            ("Moments", f"{len(self.moment_names)} for {self.n_params}{self._free} parameters"),
             ("Criterion g'Wg", f"{self.criterion:.6g}"),
         ]
         if self.loglike is not None:
@@ -440,12 +479,21 @@ class GMMResults:
         t = self.theta / self.standard_errors
         p = two_sided_p(t)
         heading = ["", "coef", "std err", "z", "P>|z|", f"[{alpha / 2:g}", f"{1 - alpha / 2:g}]"]
+        held = self._held()
         columns = zip(self.names, self.theta, self.standard_errors, t, p, low, high, strict=True)
         rows = [
             [printable(name), f"{b:.6g}", f"{e:.4g}", f"{z:.3f}", f"{q:.3f}", f"{lo:.4g}", f"{hi:.4g}"]
+            if name not in held or not np.isnan(e)
+            else [printable(name), f"{b:.6g}", printable(held[name]), "", "", "", ""]
             for name, b, e, z, q, lo, hi in columns
         ]
         return heading, rows
+
+    def _held(self) -> dict[str, str]:
+        """What holds the parameters that are not free: a value, a bound, a tie."""
+        if self.parameters is None:
+            return {}
+        return {n: mark for n, mark in zip(self.names, self.parameters.marks, strict=True) if mark}
 
     def summary(self, alpha: float = 0.05) -> Any:
         """A ``statsmodels`` summary: ``as_text()``, ``as_latex()``, ``as_html()``, ``as_csv()``.
@@ -454,7 +502,10 @@ class GMMResults:
         """
         from gmmest.gmm.summary import FitSummary
 
-        notes = (*self.notes, *(weakness(self.context, self.estimate) if self.verified else ()))
+        notes = (
+            *self.notes,
+            *(weakness(self.context, self.estimate) if self.verified and not self._held() else ()),
+        )
         return FitSummary(self.verdict(), self.facts(), *self.table(alpha), notes)
 
     def as_dict(self) -> dict[str, Any]:
@@ -482,6 +533,9 @@ class GMMResults:
             "grad": self.settings.grad,
             "optimizer": self.settings.optimizer,
             "steps": self.settings.steps,
+            "steps_taken": self.work.steps,
+            "starts": self.work.starts,
+            "held": self._held(),
             "weighting": self.settings.weighting,
             "se": self.settings.se,
             "evaluations": self.work.evaluations,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gmmest.data.table import Table
 from gmmest.derivatives.analytic import DifferentiableFunction
 from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError
-from gmmest.models.sample import Sample, rows_per_block
+from gmmest.models.sample import Restriction, Sample, rows_per_block
 
 __all__ = ["MomentFunction"]
 
@@ -67,7 +67,7 @@ class MomentFunction:
         object.__setattr__(self, "moment_names", None if moment_names is None else tuple(moment_names))
         object.__setattr__(self, "start", _start(self.names, start))
 
-    def sample(self, data: Any) -> Sample:
+    def sample(self, data: Any, restriction: Restriction | None = None) -> Sample:
         """The table's rows in blocks; the function is called once to count its moments."""
         table = data if isinstance(data, Table) else Table.from_frame(data)
         start = np.asarray(self.start)
@@ -82,7 +82,8 @@ class MomentFunction:
                 )
             )
         moment_names = self.moment_names or tuple(f"m{j}" for j in range(first.shape[1]))
-        _check_counts(first.shape[1], moment_names, self.names)
+        free = self.names if restriction is None else restriction(self.names).free
+        _check_counts(first.shape[1], moment_names, free)
         size = rows_per_block(len(self.names), len(moment_names))
         pieces = tuple((i, min(i + size, table.n_rows)) for i in range(0, table.n_rows, size))
 

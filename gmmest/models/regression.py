@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gmmest.data.table import Table
 from gmmest.errors import Complaint, ConfigError
 from gmmest.models.identification import check_regression
-from gmmest.models.sample import Sample, Total, rows_per_block
+from gmmest.models.sample import Restriction, Sample, Total, rows_per_block
 
 __all__ = ["ExponentialIV", "LinearIV", "RegressionRows"]
 
@@ -91,8 +91,8 @@ class Columns:
         """Moments: exogenous, excluded instruments, constant."""
         return (*self.exogenous, *self.instruments, *(("const",) if self.constant else ()))
 
-    def sample(self, data: Any, start: Array | None = None) -> Sample:
-        """Arrays of the table in blocks, checked for identification."""
+    def sample(self, data: Any, start: Array | None = None, restriction: Restriction | None = None) -> Sample:
+        """Arrays of the table in blocks, checked for identification of the free parameters."""
         self._refuse_repeated()
         used = tuple(dict.fromkeys((self.dependent, *self.exogenous, *self.endogenous, *self.instruments)))
         table = data if isinstance(data, Table) else Table.from_frame(data, used)
@@ -104,7 +104,11 @@ class Columns:
         )
         seen = table.observations
         rows = replace(rows, weight=seen.mass, frequency=seen.frequency)
-        check_regression(rows.X, rows.Z, self.names, self.moment_names)
+        if restriction is None:
+            check_regression(rows.X, rows.Z, self.names, self.moment_names)
+        else:
+            held = restriction(self.names)
+            check_regression(rows.X @ held.transform, rows.Z, held.free, self.moment_names)
         n, size = table.n_rows, rows_per_block(len(self.names), len(self.moment_names))
 
         def part(begin: int, end: int) -> RegressionRows:
@@ -182,9 +186,9 @@ class LinearIV:
         columns = Columns(dependent, tuple(exogenous), tuple(endogenous), tuple(instruments), constant)
         object.__setattr__(self, "columns", columns)
 
-    def sample(self, data: Any) -> Sample:
+    def sample(self, data: Any, restriction: Restriction | None = None) -> Sample:
         """Arrays of a table or frame."""
-        return self.columns.sample(data)
+        return self.columns.sample(data, restriction=restriction)
 
     def contributions(self, theta: Array, block: RegressionRows) -> Array:
         """``z_i e_i``, (n_b, M)."""
@@ -229,6 +233,10 @@ class LinearIV:
         """``Z'Z``, weighted, (M, M)."""
         product: Array = block.Z.T @ block.weighted(block.Z)
         return product
+
+    def instrument_products(self, block: RegressionRows, left: Array, right: Array) -> Array:
+        """``left' z_i z_i' right`` of each row, weighted; left (M, P), right (M,); (n_b, P)."""
+        return block.weighted((block.Z @ left) * (block.Z @ right)[:, None])
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -277,16 +285,16 @@ class ExponentialIV:
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "errors", errors)
 
-    def sample(self, data: Any) -> Sample:
+    def sample(self, data: Any, restriction: Restriction | None = None) -> Sample:
         """Arrays of a table or frame; the constant starts at the logarithm of the mean."""
-        sample = self.columns.sample(data)
+        sample = self.columns.sample(data, restriction=restriction)
         total = sum(float(block.weighted(block.y).sum()) for block in sample.blocks)
         if not self.columns.constant or total <= 0:
             return sample
         mass = sum(float(block.weighted(np.ones_like(block.y)).sum()) for block in sample.blocks)
         start = np.zeros(len(sample.names))
         start[-1] = np.log(total / mass)
-        return self.columns.sample(data, start)
+        return self.columns.sample(data, start, restriction)
 
     def residual(self, theta: Array, block: RegressionRows) -> Array:
         """``y - exp(x'b)`` or ``y exp(-x'b) - 1``, (n_b,)."""
@@ -328,3 +336,7 @@ class ExponentialIV:
         """``Z'Z``, weighted, (M, M)."""
         product: Array = block.Z.T @ block.weighted(block.Z)
         return product
+
+    def instrument_products(self, block: RegressionRows, left: Array, right: Array) -> Array:
+        """``left' z_i z_i' right`` of each row, weighted; left (M, P), right (M,); (n_b, P)."""
+        return block.weighted((block.Z @ left) * (block.Z @ right)[:, None])

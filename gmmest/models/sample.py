@@ -15,11 +15,27 @@ from numpy.typing import NDArray
 
 from gmmest.data.observations import UNWEIGHTED, Observations
 
-__all__ = ["MomentModel", "Sample", "Total", "rows_per_block"]
+__all__ = ["MomentModel", "Restriction", "Sample", "Total", "rows_per_block"]
 
 Array = NDArray[np.float64]
 Total = Callable[[Callable[[Any], Any]], Any]
 """Folds a function of a block over all blocks."""
+
+
+class FreeParameters(Protocol):
+    """Which parameters are free: ``theta = T phi + t0``."""
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Names of the free ones, F of them."""
+
+    @property
+    def transform(self) -> Array:
+        """T, (P, F)."""
+
+
+Restriction = Callable[[tuple[str, ...]], FreeParameters]
+"""From the names of all parameters to the free ones among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +104,9 @@ class MomentModel(Protocol):
     with ``total`` the fold of a function over the blocks,
     ``instrument_product_sum(block) -> (M, M)`` for the first-step weight, ``loglike(theta,
     block) -> float``, and ``check_existence(theta, sample)``, which raises where no finite
-    estimate exists.
+    estimate exists; with ``transform=`` T, of free parameters.  Where ``sample`` takes ``restriction=``, what
+    it checks of identification is asked of the free parameters alone.  A method that takes parameters has
+    them first, as ``theta``: so they can be put in for free ones.
     """
 
     def sample(self, data: Any) -> Sample:

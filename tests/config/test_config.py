@@ -190,16 +190,27 @@ def term_dicts(draw):
     return term
 
 
+BEYOND_CHOICES = ("maxiter", "start", "starts", "max_steps", "fixed", "tied", "bounds")
+
+
 @st.composite
 def config_dicts(draw):
     """Valid configurations: the premise is that none of them is refused."""
     estimation = {}
     for key, field in config.EstimationConfig.model_fields.items():
-        if key not in ("maxiter", "start") and draw(st.booleans()):
+        if key not in BEYOND_CHOICES and draw(st.booleans()):
             estimation[key] = draw(st.sampled_from(field.annotation.__args__))
     if draw(st.booleans()):
         estimation["start"] = draw(st.dictionaries(names, numbers, max_size=3))
         estimation["maxiter"] = draw(st.integers(1, 10**9))
+    if draw(st.booleans()):
+        estimation["starts"] = draw(st.integers(1, 10**9))
+        estimation["max_steps"] = draw(st.integers(2, 10**9))
+        held = draw(st.lists(names, min_size=3, max_size=3, unique=True))
+        ends = draw(st.sampled_from([[0.0, "none"], ["none", 1.5], [-1.0, 2.0]]))
+        estimation |= {"fixed": {held[0]: draw(numbers)}, "tied": {held[1]: "3*a"}}
+        if estimation.get("optimizer") != "bfgs":
+            estimation["bounds"] = {held[2]: ends}
     if draw(st.booleans()):
         low, features = draw(st.integers(2, 40)), draw(st.integers(1, 30))
         ends = draw(st.sampled_from([low, [low, low], [low, low + 7]]))
@@ -343,7 +354,8 @@ def test_a_misspelt_section_hides_nothing_below_it():
 def test_a_key_like_none_gets_no_suggestion_but_the_list():
     assert only_complaint(SMALL + "estimation: {tolerance: 1e-8}") == (
         "E101 unknown key 'tolerance' | logit.yaml, line 3, estimation.tolerance"
-        " | the keys of estimation are steps, weighting, initial, se, grad, optimizer, executor, maxiter, start"
+        " | the keys of estimation are steps, weighting, initial, se, grad, optimizer, executor, maxiter, start,"
+        " starts, max_steps, fixed, tied, bounds"
     )
 
 
@@ -380,7 +392,7 @@ WRONG = [
     ("gc: 0.1", "gc: '0.1'", "expected a finite number, found the text '0.1'", "write 0.1 without quotes"),
     ("gc: 0.1", "gc: true", "expected a finite number, found the yes-or-no value true", ""),
     ("optimizer: lsq", "optimizer: BFGS", f"{OPTIMIZERS} the text 'BFGS'", "did you mean 'bfgs'?"),
-    ("steps: twostep", "steps: 2", "expected onestep or twostep, found the number 2", ""),
+    ("steps: twostep", "steps: 2", "expected onestep, twostep, iterated or cue, found the number 2", ""),
     ("kind: logit", "kind: logti", "expected logit, found the text 'logti'", "did you mean 'logit'?"),
     ("case: individual", "case: 1", f"{CASE}, found the number 1", "for the text put it into quotes: '1'"),
     ("case: individual", "case: ''", f"{CASE}, found the text ''", ""),
@@ -597,7 +609,8 @@ def test_the_layout_of_the_message():
     assert str(caught.value) == (
         "E101 unknown key 'max_iter'; did you mean 'maxiter'?\n"
         "  where: logit.yaml, line 4, estimation.max_iter\n"
-        "  next:  the keys of estimation are steps, weighting, initial, se, grad, optimizer, executor, maxiter, start\n"
+        "  next:  the keys of estimation are steps, weighting, initial, se, grad, optimizer, executor, maxiter, start,"
+        " starts, max_steps, fixed, tied, bounds\n"
         "E102 estimation.grad: expected auto, fd, fd-central, complex, forward, jax, jax-forward or analytic,"
         " found the text 'forwards'\n"
         "  where: logit.yaml, line 5, estimation.grad\n"

@@ -271,7 +271,7 @@ def test_every_key_is_documented_with_its_default() -> None:
         for key in keys:
             field = record.model_fields.get(key)
             default = None if field is None or field.is_required() else field.get_default()
-            missing = {(): None, schema.InstrumentsConfig(): "features", schema.StartValues({}): None}
+            missing = {(): None, schema.InstrumentsConfig(): "features", schema.ByName({}): None}
             default = missing.get(default, default)
             expected[f"{section}.{key}"] = "none" if default is None else str(default)
     assert documented == expected
@@ -281,7 +281,7 @@ def test_every_choice_is_documented() -> None:
     text = {row[0]: " ".join(row[2:]) for row in table_rows(ROOT / "docs/configuration.md", r"[a-z.\[\]_]+")}
     for section, (record, _) in SECTIONS.items():
         for key, field in record.model_fields.items():
-            for choice in get_args(field.annotation) if "Literal" in str(field.annotation) else ():
+            for choice in filter(lambda each: isinstance(each, str), get_args(field.annotation)):
                 assert f"`{choice}`" in text[f"{section}.{key}"], (section, key, choice)
 
 

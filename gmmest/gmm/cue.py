@@ -1,0 +1,210 @@
+"""Continuously updated GMM: ``Q(theta) = g'S(theta)^-1 g``, S moving with theta.
+
+With ``S = R R'`` the residuals are ``r = sqrt(N) R^-1 g``.  Their derivatives need those of S as well as
+those of g, so one function of a block returns the sums of both, ``(sum_i g_i, sum_i g_i g_i')``, and the
+chosen engine differentiates it like any other moments:
+
+* ``d(R^-1 g) = R^-1 dg - Phi(R^-1 dS R'^-1) R^-1 g``, Phi the lower triangle with its diagonal halved,
+  since ``dR = R Phi(R^-1 dS R'^-1)``;
+* ``dQ = 2 w'dg - w'dS w`` with ``w = S^-1 g``; for the uncentred S this is
+  ``(2/N) sum_i (1 - g_i'w) w'dg_i``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmmest.derivatives.backends import Backend, Jax, as_backend
+from gmmest.errors import Complaint, ConfigError, IdentificationError
+from gmmest.execution.serial import Executor
+from gmmest.gmm.moments import Moments, NotFiniteError, moment_sum
+from gmmest.gmm.weighting import Estimator, MomentCovariance, Weight, inverse_weight
+from gmmest.models.sample import MomentModel, Sample
+
+__all__ = ["ContinuousCriterion", "SecondMoments", "second_moments"]
+
+Array = NDArray[np.float64]
+
+SAME_S = 1e-8
+"""Relative difference from which S here is not the S that is asked for: both are the same sums, in another order."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecondMoments:
+    """A model whose moments are those of another one, followed by the entries of N S.
+
+    Parameters
+    ----------
+    model : MomentModel
+    estimator : {"robust", "unadjusted"}
+        ``sum_i g_i g_i'``, or what the model implies; the latter needs all data in one block.
+    n_obs : int
+        N.
+    """
+
+    model: MomentModel
+    estimator: Estimator
+    n_obs: int
+
+    def sample(self, data: Any) -> Sample:
+        """The model's own sample."""
+        return self.model.sample(data)
+
+    def contributions(self, theta: Any, block: Any) -> Any:
+        """The model's own contributions, (n_b, M)."""
+        return self.model.contributions(theta, block)
+
+    def moment_sum(self, theta: Any, block: Any) -> Any:
+        """``(sum_i g_i, N S)``, (M + M^2,)."""
+        if self.estimator == "unadjusted":
+            implied = self.model.unadjusted_covariance(  # type: ignore[attr-defined]
+                theta, self.n_obs, lambda function: function(block)
+            )
+            return np.concatenate([moment_sum(self.model)(theta, block), self.n_obs * np.ravel(implied)])
+        rows = self.model.contributions(theta, block)
+        return np.concatenate([np.sum(rows, axis=0), np.ravel(rows.T @ rows)])
+
+
+def second_moments(
+    moments: Moments,
+    estimator: str,
+    backend: str | Backend,
+    executor: Executor,
+    watch: Callable[[int], None] | None = None,
+    bounds: tuple[Array, Array] | None = None,
+) -> Moments:
+    """Moments and S as one record with derivatives by one engine.
+
+    JAX goes forward through the Jacobian, which is tall, and in reverse through a gradient.
+
+    Raises
+    ------
+    ConfigError
+        E102: an S other than the uncentred robust and the unadjusted one.
+    """
+    if estimator not in ("robust", "unadjusted"):
+        raise _no_such_s(estimator)
+    chosen = as_backend(backend)
+    sample = moments.sample.whole() if estimator == "unadjusted" else moments.sample
+    model = SecondMoments(moments.model, estimator, sample.n_obs)  # type: ignore[arg-type]
+    entries = tuple(f"S of {a} and {b}" for a in sample.moment_names for b in sample.moment_names)
+    named = _with_names(sample, (*sample.moment_names, *entries))
+    engine = Jax(mode="forward") if chosen == Jax() else chosen
+    return Moments(model, named, engine, executor, watch, bounds)
+
+
+def _no_such_s(estimator: str) -> ConfigError:
+    return ConfigError(
+        Complaint(
+            "E102",
+            f"steps 'cue' with weighting {estimator!r}: the S that moves with theta is the robust (not centred) or"
+            " the unadjusted one",
+            next="weighting: robust, or steps: iterated",
+        )
+    )
+
+
+def _with_names(sample: Sample, names: tuple[str, ...]) -> Sample:
+    return replace(sample, moment_names=names, whole=lambda: _with_names(sample.whole(), names))
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuousCriterion:
+    """``N Q(theta) = N g'S(theta)^-1 g`` for optimisers, in scaled parameters ``theta = scale * z``.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of :func:`second_moments`.
+    names : tuple of str
+        Moments, M of them.
+    estimator : {"robust", "unadjusted"}
+    scale : array (P,)
+        Powers of two.
+
+    Notes
+    -----
+    Laws: recombined moments ``A g`` leave Q; with ``unadjusted`` and a linear model the minimum is
+    limited-information maximum likelihood; centring S changes Q to ``Q / (1 - Q)`` and not its minimum.
+    Q is not convex, flattens far away, and may have several minima.
+
+    Cost of residuals with Jacobian: P times a pass that makes the products of the contributions,
+    ``N M^2``; of a gradient in reverse mode, a few of them.
+
+    References
+    ----------
+    Hansen, L. P., J. Heaton and A. Yaron (1996), "Finite-sample properties of some alternative GMM
+    estimators", Journal of Business & Economic Statistics 14, 262-280.
+    Newey, W. K. and R. J. Smith (2004), "Higher order properties of GMM and generalized empirical
+    likelihood estimators", Econometrica 72, 219-255.
+    Anderson, T. W. and H. Rubin (1949), "Estimation of the parameters of a single equation in a complete
+    system of stochastic equations", Annals of Mathematical Statistics 20, 46-63.
+    """
+
+    moments: Moments
+    names: tuple[str, ...]
+    estimator: Estimator
+    scale: Array
+
+    @property
+    def n_obs(self) -> int:
+        """N."""
+        return self.moments.sample.n_obs
+
+    def weight_at(self, theta: Array) -> Weight:
+        """``S(theta)^-1``."""
+        return self._split(self.moments.value(theta))[1]
+
+    def residuals(self, z: Array) -> Array:
+        """``sqrt(N) R^-1 g``, (M,)."""
+        g, weight = self._split(self.moments.value(self.scale * z))
+        whitened: Array = np.sqrt(self.n_obs) * weight.whiten(g)
+        return whitened
+
+    def residuals_and_jacobian(self, z: Array) -> tuple[Array, Array]:
+        """The same with its Jacobian with respect to z, (M, P)."""
+        value, slopes = self.moments.value_and_jacobian(self.scale * z)
+        m, p = len(self.names), slopes.shape[1]
+        g, weight = self._split(value)
+        white = weight.whiten(g)
+        once = weight.whiten(slopes[m:].reshape(m, m * p)).reshape(m, m, p)
+        twice = weight.whiten(once.transpose(1, 0, 2).reshape(m, m * p)).reshape(m, m, p)
+        lower = np.tril(np.ones((m, m)), -1) + 0.5 * np.eye(m)
+        turned = np.einsum("kl,klp,l->kp", lower, twice, white)
+        root_n = np.sqrt(self.n_obs)
+        return root_n * white, root_n * (weight.whiten(slopes[:m]) - turned) * self.scale
+
+    def value(self, z: Array) -> float:
+        """``N Q``."""
+        residuals = self.residuals(z)
+        return float(residuals @ residuals)
+
+    def value_and_gradient(self, z: Array) -> tuple[float, Array]:
+        """``N Q`` and ``N (2 w'dg - w'dS w)`` with respect to z."""
+        value, pull = self.moments.value_and_vjp(self.scale * z)
+        g, weight = self._split(value)
+        w = weight.apply(g)
+        slope = pull(np.concatenate([2.0 * w, -np.outer(w, w).ravel()]))
+        return self.n_obs * float(g @ w), self.n_obs * self.scale * slope
+
+    def require_same(self, theta: Array, s: MomentCovariance) -> None:
+        """Refuse where S at theta is another one than that which inference uses (centred, clustered)."""
+        weight = self.weight_at(theta)
+        gap = weight.whiten(weight.whiten(s.matrix).T) - np.eye(len(s.matrix))
+        if not np.max(np.abs(gap)) <= SAME_S * len(gap):
+            raise _no_such_s(str(s.estimator))
+
+    def _split(self, value: Array) -> tuple[Array, Weight]:
+        m = len(self.names)
+        s = value[m:].reshape(m, m)
+        covariance = MomentCovariance(0.5 * (s + s.T), self.estimator, self.n_obs)
+        try:
+            return value[:m], inverse_weight(covariance, self.names)
+        except IdentificationError as error:
+            what = error.complaints[0].what
+            raise NotFiniteError(Complaint("E411", what, next="start elsewhere")) from None
