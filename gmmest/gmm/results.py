@@ -18,10 +18,11 @@ from gmmest.gmm.certificate import Certificate
 from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, profile, weakness
 from gmmest.gmm.explain import Choices, Explanation, explain_difference
 from gmmest.gmm.fitted import Context, Estimate
+from gmmest.gmm.free import FreeFit, free_fit
 from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, sensitivity
 from gmmest.gmm.hypotheses import require_independent, restrictions
 from gmmest.gmm.inference import JTest, WaldTest, j_test, two_sided_p, wald
-from gmmest.gmm.parameters import Parameters
+from gmmest.gmm.parameters import Parameters, restricted
 from gmmest.gmm.specification import SpecificationTest, c_test, distance_test, lm_test
 from gmmest.gmm.weak import ConfidenceSet, KTest, Nuisance, Statistic, STest, confidence_set, k_test, s_test
 
@@ -244,7 +245,9 @@ class GMMResults:
         With the weight of the fit, see :func:`.specification.lm_test`; refused (E420) where that was not the
         inverse of a covariance of the moments.
         """
-        return lm_test(self._context(), self.estimate, *restrictions(hypothesis, value, self.names))
+        fit = self._of_free()
+        asked = fit.restriction(*restrictions(hypothesis, value, self.names))
+        return fit.whole(lm_test(fit.context, fit.estimate, *asked))
 
     def distance_test(self, hypothesis: str | ArrayLike, value: ArrayLike | None = None) -> SpecificationTest:
         """Distance test ``N (Q(restricted) - Q)`` of linear hypotheses, written as for ``wald_test``.
@@ -252,7 +255,9 @@ class GMMResults:
         With the weight of the fit, see :func:`.specification.distance_test`; refused (E420) where that was
         not the inverse of a covariance of the moments.
         """
-        return distance_test(self._context(), self.estimate, *restrictions(hypothesis, value, self.names))
+        fit = self._of_free()
+        asked = fit.restriction(*restrictions(hypothesis, value, self.names))
+        return fit.whole(distance_test(fit.context, fit.estimate, *asked))
 
     def c_test(self, moments: Sequence[str]) -> SpecificationTest:
         """C (difference-in-Sargan) test of some of the moments, given the others: :func:`.specification.c_test`.
@@ -262,18 +267,20 @@ class GMMResults:
         moments : sequence of str
             The moments under test, by name.
         """
-        return c_test(self._context(), self.estimate, moments)
+        fit = self._of_free()
+        return fit.whole(c_test(fit.context, fit.estimate, moments))
 
     def s_test(self, values: Mapping[str, float], nuisance: Nuisance = "projection") -> STest:
         """Stock and Wright's S test that some or all parameters have given values, by name.
 
         Holds however weakly parameters are identified; others are set where S is least: :func:`.weak.s_test`.
         """
-        return s_test(self._context(), self.estimate, values, nuisance)
+        fit = self._of_free()
+        return s_test(fit.context, fit.estimate, fit.values(values), nuisance)
 
     def k_test(self, values: Mapping[str, float] | Sequence[float]) -> KTest:
         """Kleibergen's K test that all parameters have given values: :func:`.weak.k_test`."""
-        return k_test(self._context(), values)
+        return k_test(self._of_free().context, values)
 
     def confidence_set(
         self, name: str, alpha: float = 0.05, statistic: Statistic = "S", nuisance: Nuisance = "projection"
@@ -282,7 +289,8 @@ class GMMResults:
 
         Holds however weakly the parameter is identified, and so may be empty, disjoint or unbounded.
         """
-        return confidence_set(self._context(), self.estimate, name, alpha, statistic, nuisance)
+        fit = self._of_free()
+        return confidence_set(fit.context, fit.estimate, fit.require_free(name), alpha, statistic, nuisance)
 
     def explain_difference(self, program: str) -> Explanation:
         """What ``"stata"``, ``"r"``, ``"pyblp"``, ``"statsmodels"`` or ``"linearmodels"`` would print, and why.
@@ -293,7 +301,8 @@ class GMMResults:
         s, own = self.estimate.s, self.settings
         centred = bool(getattr(getattr(s, "options", None), "centred", False))
         ours = Choices(own.steps, s.estimator, centred, own.initial, own.se)
-        return explain_difference(program, ours, self.estimate, self.names, self.moment_names)
+        free = self.names if self.parameters is None else self.parameters.free
+        return explain_difference(program, ours, self.estimate, free, self.moment_names)
 
     # --- diagnostics --------------------------------------------------------------------------------
 
@@ -302,11 +311,12 @@ class GMMResults:
 
         One pass for the derivatives of every contribution: :func:`.diagnostics.diagnose`.
         """
-        return diagnose(self._context(), self.estimate)
+        fit = self._of_free()
+        return diagnose(fit.context, fit.estimate)
 
     def first_stage(self) -> pd.DataFrame:
         """First-stage statistics of a ``LinearIV``, by endogenous regressor: :func:`.diagnostics.first_stage`."""
-        return first_stage(self._context())
+        return first_stage(self._of_free().context)
 
     def profile(self, name: str, steps: Sequence[float] = PROFILE_STEPS) -> Profile:
         """The criterion, minimised over the other parameters, against its quadratic approximation.
@@ -317,14 +327,17 @@ class GMMResults:
         steps : sequence of float
             Where, in standard errors from the estimate.
         """
-        return profile(self._context(), self.estimate, name, steps)
+        fit = self._of_free()
+        return profile(fit.context, fit.estimate, fit.require_free(name), steps)
 
-    def _context(self) -> Context:
-        if self.context is None or self._held():
-            raise EstimationError(
-                Complaint("E430", self._without_context, next="fit again, all parameters free")
-            )
-        return self.context
+    def _weakness(self) -> tuple[str, ...]:
+        if self.context is None:
+            return ()
+        fit = self._of_free()
+        return weakness(fit.context, fit.estimate)
+
+    def _of_free(self) -> FreeFit:
+        return free_fit(self.context, self.estimate, self.parameters, restricted)
 
     def check_derivatives(self, *grads: str, start: Mapping[str, float] | None = None) -> Audit:
         """Hold derivative engines against each other at the start and at the estimate.
@@ -349,7 +362,7 @@ class GMMResults:
             a column; the message names the moment and the parameter.
         """
         if self.context is None:
-            raise EstimationError(Complaint("E430", "these results have lost their model and data"))
+            raise EstimationError(Complaint("E430", self._without_context))
         first = np.array(self.context.sample.start)
         for name, value in (start or {}).items():
             first[self.names.index(name)] = value
@@ -502,10 +515,7 @@ class GMMResults:
         """
         from gmmest.gmm.summary import FitSummary
 
-        notes = (
-            *self.notes,
-            *(weakness(self.context, self.estimate) if self.verified and not self._held() else ()),
-        )
+        notes = (*self.notes, *(self._weakness() if self.verified else ()))
         return FitSummary(self.verdict(), self.facts(), *self.table(alpha), notes)
 
     def as_dict(self) -> dict[str, Any]:
