@@ -96,7 +96,17 @@ def test_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "fit", OVERIDENTIFIED, "--json")
     answer = json.loads(out)
     assert code == VERIFIED
-    promised = {"params", "bse", "criterion", "j_test", "n_obs", "n_moments", "n_rows", "verified", "certificate"}
+    promised = {
+        "params",
+        "bse",
+        "criterion",
+        "j_test",
+        "n_obs",
+        "n_moments",
+        "n_rows",
+        "verified",
+        "certificate",
+    }
     promised |= {"grad", "optimizer", "evaluations", "seconds", "loglike", "manifest"}
     assert promised <= set(answer)
     assert set(answer["j_test"]) == {"stat", "df", "pvalue"}
@@ -193,7 +203,9 @@ def test_an_income_that_does_not_vary_within_sets_is_named(
 # --- the run folder --------------------------------------------------------------------------------------
 
 
-def test_out_writes_the_run_and_never_overwrites_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_writes_the_run_and_never_overwrites_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "runs" / "first"
     assert run(capsys, "fit", LOGIT, "--out", str(folder))[0] == VERIFIED
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "result.json", "summary.txt"]
