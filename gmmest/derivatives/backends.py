@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.derivatives.analytic import DifferentiableFunction
+from gmmest.derivatives.forward import ForwardFunction
 from gmmest.errors import Complaint, ConfigError, DerivativeError
 
 __all__ = [
@@ -150,8 +151,6 @@ class ForwardDual:
 
     def prepare(self, function: Function) -> Prepared:
         """Bind to a function."""
-        from gmmest.derivatives.forward import ForwardFunction
-
         return ForwardFunction(function, self.chunk, self.product_rule)
 
 

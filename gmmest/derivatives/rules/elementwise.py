@@ -182,6 +182,15 @@ def _sum_of(level: Level, a: Any, b: Any, ufunc: Any) -> Any:
     if own_a and own_b:
         ndim = max(a.ndim, b.ndim)
         return DualArray(ufunc(align(a.buffer, ndim), align(b.buffer, ndim)), level)
+    if own_b and b.buffer.ndim == 1 and type(b.buffer) is np.ndarray and type(a) is np.ndarray and a.ndim:
+        out = np.empty((level.size + 1, *a.shape))  # an array and a number: no temporaries
+        ufunc(a, b.buffer[0], out[0])
+        slopes = b.buffer[1:].reshape((-1,) + (1,) * a.ndim)
+        if ufunc is np.subtract:
+            np.negative(slopes, out[1:])
+        else:
+            out[1:] = slopes
+        return DualArray(out, level)
     x = a if own_a else b
     value = ufunc(a.buffer[0, ...], b) if own_a else ufunc(a, b.buffer[0, ...])
     negative = own_b and ufunc is np.subtract
@@ -216,6 +225,10 @@ def _multiply(level: Level, a: Any, b: Any) -> Any:
     if type(a.buffer) is np.ndarray and type(b.buffer) is np.ndarray:
         out = a.buffer * (value_b if value_b.ndim else value_b.item())  # the value comes with it
         if all_finite(out[0]):  # then so are the factors
+            if out.ndim > 1 and b.buffer.shape == (2,):  # an array and a number with one partial
+                slopes = out[1]
+                slopes += value_a * b.buffer[1].item()
+                return DualArray(out, level)
             rest = align(b.buffer[1:], ndim) * value_a
             if out.shape[1:] != rest.shape[1:]:
                 out = np.broadcast_to(out, (level.size + 1, *rest.shape[1:])).copy()
