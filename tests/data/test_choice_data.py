@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-import time
 from dataclasses import FrozenInstanceError
 from itertools import pairwise
 
@@ -789,7 +788,7 @@ def test_the_import_is_light():
     assert done.stdout.strip() == "set()"
 
 
-def test_a_million_rows_take_seconds():
+def test_a_million_shuffled_rows_come_together_again():
     n_sets, size = 250_000, 4
     rng = np.random.default_rng(1)
     picks = rng.integers(0, size, n_sets)
@@ -801,8 +800,8 @@ def test_a_million_rows_take_seconds():
             "price": rng.normal(size=n_sets * size),
         }
     ).take(rng.permutation(n_sets * size))
-    start = time.perf_counter()
     data = ChoiceData.from_frame(table, **ROLES).complete(["price"])
-    data.column("price")
     assert data.n_sets == n_sets
-    assert time.perf_counter() - start < 5.0  # measured 0.3 s; a Python loop over rows takes longer
+    assert np.array_equal(np.diff(data.offsets), np.full(n_sets, size))
+    assert np.isclose(data.column("price").sum(), np.sum(table["price"].to_numpy()), rtol=1e-12)
+    assert np.array_equal(np.add.reduceat(data.chosen, data.offsets[:-1]), np.ones(n_sets))
