@@ -97,10 +97,6 @@ class Parameters:
         """``T V T'``, (P, P)."""
         return v if self.all_free else self.transform @ v @ self.transform.T
 
-    def moved(self, change: Array) -> Array:
-        """``T change``: what changes of the free parameters (F, k) make of all of them, (P, k)."""
-        return change if self.all_free else self.transform @ change
-
     def held(self, active: NDArray[np.bool_], phi: Array) -> Parameters:
         """The same with the free parameters at an active bound fixed there."""
         if not np.any(active):

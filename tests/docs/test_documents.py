@@ -240,7 +240,8 @@ def yaml_blocks() -> list[tuple[str, Fenced]]:
 def test_yaml_blocks_are_configurations(name: str, block: Fenced) -> None:
     keys = YAML(typ="safe", pure=True).load(block.text)
     if isinstance(keys, dict) and {"data", "model"} <= set(keys):
-        config.loads(block.text, folder=ROOT / "configs", name=name)
+        loaded = config.loads(block.text, folder=ROOT / "configs", name=name)
+        assert loaded.data.path or loaded.data.simulate
 
 
 def table_rows(path: Path, first: str) -> list[list[str]]:
