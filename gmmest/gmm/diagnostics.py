@@ -326,7 +326,8 @@ def first_stage(context: Context) -> pd.DataFrame:
     regressors, ``x = Z pi + v``, q instruments, k regressors in the first stage:
 
     ``rsquared``, ``partial_rsquared``
-        Of x on all instruments, uncentred-total only without a constant; of x on Z.
+        Of x on all instruments, uncentred-total only without a constant; of x on Z.  With absorbed effects
+        within groups, and k counts the effects.
     ``shea_rsquared``
         Shea's: the part of x that neither the other endogenous regressors nor the exogenous ones explain.
     ``f``, ``f_robust``
@@ -374,16 +375,18 @@ def first_stage(context: Context) -> pd.DataFrame:
     excluded = [columns.moment_names.index(name) for name in columns.instruments]
     exogenous = np.delete(rows.X, inside, axis=1)
     with single_blas_thread():
-        table = first_stage_statistics(rows.X[:, inside], exogenous, rows.Z[:, excluded], columns.constant)
+        table = first_stage_statistics(
+            rows.X[:, inside], exogenous, rows.Z[:, excluded], columns.constant, context.sample.absorbed
+        )
     return pd.DataFrame(table, index=list(columns.endogenous))
 
 
 def first_stage_statistics(
-    endogenous: Array, exogenous: Array, excluded: Array, constant: bool
+    endogenous: Array, exogenous: Array, excluded: Array, constant: bool, absorbed: int = 0
 ) -> dict[str, Array]:
-    """The statistics of :func:`first_stage` from arrays (N, e), (N, k1), (N, q)."""
+    """The statistics of :func:`first_stage` from arrays (N, e), (N, k1), (N, q), less absorbed effects."""
     n, q = excluded.shape
-    k = q + exogenous.shape[1]
+    k = q + exogenous.shape[1] + absorbed
     basis = np.linalg.qr(exogenous)[0]
     x = endogenous - basis @ (basis.T @ endogenous)
     z = excluded - basis @ (basis.T @ excluded)

@@ -57,7 +57,8 @@ class CovarianceOptions:
     cluster : tuple of str
         Names of the clusters among those of the data; all of them by default.
     small_sample : bool
-        Whether S is multiplied by ``N/(N - P)``, and for clusters by ``G/(G - 1) (N - 1)/(N - P)``.
+        Whether S is multiplied by ``N/(N - P)``, and for clusters by ``G/(G - 1) (N - 1)/(N - P)``; P counts
+        absorbed effects.
 
     Examples
     --------
@@ -253,7 +254,7 @@ def moment_covariance(moments: Moments, theta: Array, weighting: Weighting) -> M
     if complaints:
         raise ConfigError(complaints)
     model, n = moments.model, moments.sample.n_obs
-    degrees = n - len(moments.sample.names)
+    degrees = n - len(moments.sample.names) - moments.sample.absorbed
     factor = n / degrees if options.small_sample and degrees > 0 else 1.0
     if options.estimator == "unadjusted":
         implied = getattr(model, "unadjusted_covariance", None)

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.table import Table
-from gmmest.errors import Complaint, ConfigError
+from gmmest.errors import Complaint, ConfigError, printable
+from gmmest.models.absorption import Grouped, grouped
 from gmmest.models.identification import check_regression
 from gmmest.models.sample import Restriction, Sample, Total, rows_per_block
 
@@ -73,6 +74,8 @@ class Columns:
         Excluded instruments.
     constant : bool
         Whether ``const``, a column of ones, comes last among the exogenous regressors.
+    absorb : str, optional
+        Column of groups whose effects are taken out.
     """
 
     dependent: str
@@ -80,6 +83,7 @@ class Columns:
     endogenous: tuple[str, ...]
     instruments: tuple[str, ...]
     constant: bool
+    absorb: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,7 +99,11 @@ class Columns:
         """Arrays of the table in blocks, checked for identification of the free parameters."""
         self._refuse_repeated()
         used = tuple(dict.fromkeys((self.dependent, *self.exogenous, *self.endogenous, *self.instruments)))
-        table = data if isinstance(data, Table) else Table.from_frame(data, used)
+        groups = None if self.absorb is None else grouped(data, used, self.absorb)
+        if groups is not None:
+            table = groups.table
+        else:
+            table = data if isinstance(data, Table) else Table.from_frame(data, used)
         columns = {name: table.column(name) for name in used}
         rows = RegressionRows(
             columns[self.dependent],
@@ -104,12 +112,15 @@ class Columns:
         )
         seen = table.observations
         rows = replace(rows, weight=seen.mass, frequency=seen.frequency)
+        if groups is not None:
+            rows = self._within(rows, groups)
         if restriction is None:
             check_regression(rows.X, rows.Z, self.names, self.moment_names)
         else:
             held = restriction(self.names)
             check_regression(rows.X @ held.transform, rows.Z, held.free, self.moment_names)
         n, size = table.n_rows, rows_per_block(len(self.names), len(self.moment_names))
+        fingerprint = (table if groups is None else groups).fingerprint()
 
         def part(begin: int, end: int) -> RegressionRows:
             weight, frequency = (None if a is None else a[begin:end] for a in (rows.weight, rows.frequency))
@@ -124,19 +135,40 @@ class Columns:
                 n_rows=n,
                 start=np.zeros(len(self.names)) if start is None else start,
                 whole=lambda: sample([(0, n)]),
-                notes=table.notes,
-                fingerprint=table.fingerprint(),
+                notes=table.notes if groups is None else (*table.notes, *groups.notes),
+                fingerprint=fingerprint,
                 observations=seen,
+                absorbed=0 if groups is None else len(groups.labels),
             )
 
         return sample([(i, min(i + size, n)) for i in range(0, n, size)])
+
+    def _within(self, rows: RegressionRows, groups: Grouped) -> RegressionRows:
+        """Outcome, regressors and instruments less their means within groups.
+
+        All three: with the instruments alone the estimate would be the same, but residuals would contain
+        the effects, and every standard error would be theirs.
+        """
+        names = (*self.names, *self.instruments)
+        inside = [self.moment_names.index(name) for name in self.instruments]
+        values = np.column_stack([rows.X, rows.Z[:, inside]])
+        centred = groups.within(values, rows.weight)
+        groups.require_variation(values, centred, names)
+        places = [names.index(name) for name in self.moment_names]
+        return replace(
+            rows,
+            y=groups.within(rows.y[:, None], rows.weight)[:, 0],
+            X=np.ascontiguousarray(centred[:, : len(self.names)]),
+            Z=np.ascontiguousarray(centred[:, places]),
+        )
 
     def _matrix(self, columns: dict[str, Array], names: tuple[str, ...]) -> Array:
         ones = np.ones(len(columns[self.dependent]))
         return np.column_stack([columns.get(name, ones) if name != "const" else ones for name in names])
 
     def _refuse_repeated(self) -> None:
-        listed = (*self.names, *self.instruments)
+        groups = () if self.absorb is None else (self.absorb,)
+        listed = (*self.names, *self.instruments, *groups)
         twice = sorted({name for name in listed if listed.count(name) > 1})
         if twice or self.dependent in listed:
             what = f"{', '.join(twice or [self.dependent])}: each column plays one part in a regression"
@@ -153,14 +185,30 @@ class LinearIV:
         Column of y.
     exogenous, endogenous, instruments : sequence of str
         Regressors that instrument themselves, regressors that do not, excluded instruments.
-    constant : bool
-        Whether to add ``const``.
+    constant : bool, optional
+        Whether to add ``const``; by default yes, but for absorbed effects, which contain it.
+    absorb : str, optional
+        Column of groups (integers or text, one way) whose effects are taken out: outcome, regressors and
+        instruments are used less their (weighted) means within groups.
+
+    Raises
+    ------
+    ConfigError
+        E102: a constant beside absorbed effects, or more than one column of groups.
 
     Notes
     -----
     ``steps="onestep"`` with the first weight ``(Z'Z/N)^-1`` is two-stage least squares;
     ``weighting="unadjusted"`` means ``S = sigma^2 Z'Z/N`` with ``sigma^2 = e'e/N``.  Without endogenous
     regressors the estimate is ordinary least squares.
+
+    Absorbed effects.  Law: as with dummies of all G groups among the exogenous regressors, in estimates,
+    standard errors, Q and J, wherever their moments hold exactly: just identified, ``onestep``, or
+    ``unadjusted``.  Overidentified ``twostep`` gives the same estimate, J and ``minimised_weight`` errors; in
+    what takes S at the final estimate (sandwich, more steps) dummies give weight to their own moments, which
+    absorption holds at zero.  N counts all rows.  ``small_sample`` takes the G effects off as parameters,
+    ``N/(N - P - G)``; nothing else does.  A group of one row stays, with the note ``W306``.  Regressors and
+    instruments without variation inside any group are refused (``E203``).
 
     References
     ----------
@@ -171,6 +219,9 @@ class LinearIV:
     >>> model = LinearIV("rent", exogenous=["pcturban"], endogenous=["hsngval"], instruments=["faminc"])
     >>> model.columns.names
     ('pcturban', 'hsngval', 'const')
+    >>> table = Table.from_arrays({"y": [1.0, 3.0, 7.0, 8.0], "x": [1.0, 2.0, 3.0, 4.0], "firm": [0, 0, 1, 1]})
+    >>> LinearIV("y", exogenous=["x"], absorb="firm").sample(table).blocks[0].y
+    array([-1. ,  1. , -0.5,  0.5])
     """
 
     columns: Columns
@@ -181,9 +232,18 @@ class LinearIV:
         exogenous: Sequence[str] = (),
         endogenous: Sequence[str] = (),
         instruments: Sequence[str] = (),
-        constant: bool = True,
+        constant: bool | None = None,
+        absorb: str | None = None,
     ) -> None:
-        columns = Columns(dependent, tuple(exogenous), tuple(endogenous), tuple(instruments), constant)
+        given: object = absorb
+        if given is not None and not isinstance(given, str):
+            what = f"absorb is {absorb!r}; the name of one column was expected"
+            raise ConfigError(Complaint("E102", what, next="effects of more columns: dummies of all but one"))
+        if absorb is not None and constant:
+            what = f"constant=True beside absorb={printable(absorb)!r}: the effects of all groups contain it"
+            raise ConfigError(Complaint("E102", what, next="leave constant out"))
+        ones = absorb is None if constant is None else constant
+        columns = Columns(dependent, tuple(exogenous), tuple(endogenous), tuple(instruments), ones, absorb)
         object.__setattr__(self, "columns", columns)
 
     def sample(self, data: Any, restriction: Restriction | None = None) -> Sample:

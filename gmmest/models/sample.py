@@ -65,6 +65,10 @@ class Sample:
     typical : array (P,), optional
         Magnitudes of the parameters that matter, powers of two: what a step of a finite difference is
         measured in.  By default 1 each, the user's own units.
+    observations : Observations
+        Weights, frequencies and clusters.
+    absorbed : int
+        Parameters that were taken out beforehand, effects of groups; small-sample factors count them.
     """
 
     names: tuple[str, ...]
@@ -78,6 +82,7 @@ class Sample:
     fingerprint: str = ""
     typical: Array | None = None
     observations: Observations = UNWEIGHTED
+    absorbed: int = 0
 
     @property
     def n_obs(self) -> int:
