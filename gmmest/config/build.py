@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from gmmest.config.schema import Config, TermConfig
 from gmmest.data.choice_data import ChoiceData
@@ -37,6 +39,11 @@ def build(config: Config) -> GMMEstimator:
         optimizer=settings.optimizer,
         maxiter=settings.maxiter,
         executor=settings.executor,
+        centred=settings.centred,
+        kernel=settings.kernel,
+        bandwidth=settings.bandwidth,
+        cluster=settings.cluster or None,
+        small_sample=settings.small_sample,
         starts=settings.starts,
         max_steps=settings.max_steps,
         fixed=settings.fixed,
@@ -75,12 +82,7 @@ def build_data(config: Config) -> ChoiceData:
     assert chosen is not None  # noqa: S101
     model = build_model(config)
     text = [case] if source.alternative is None else [case, source.alternative]
-    frame = read_frame(
-        path,
-        text=text,
-        numbers=used_columns((*model.utility, *(model.instruments or ()))),
-        flags=[chosen],
-    )
+    frame = _frame(config, text, used_columns((*model.utility, *(model.instruments or ()))), [chosen])
     return ChoiceData.from_frame(
         frame,
         case=case,
@@ -88,8 +90,36 @@ def build_data(config: Config) -> ChoiceData:
         alternative=source.alternative,
         on_bad_sets=source.on_bad_sets,
         missing=source.missing,
+        weight=source.weight,
+        frequency=source.frequency,
+        cluster=source.cluster or None,
+        time=source.time,
         source=path.name,
     )
+
+
+def _frame(config: Config, text: Sequence[str], numbers: Sequence[str], flags: Sequence[str] = ()) -> Any:
+    """The columns that are used, of the file; a column may be a number of the model and an id or a time."""
+    source, path = config.data, config.data_path
+    assert path is not None  # noqa: S101  the schema wants one of path and simulate
+    # A year may be a cluster and the time at once.
+    shared = source.time if source.time in source.cluster else None
+    numbers = [*numbers, *(name for name in (source.weight, source.frequency, shared) if name)]
+    clusters = [name for name in source.cluster if name not in numbers]
+    times = [source.time] if source.time and source.time not in numbers else []
+    frame = read_frame(path, text=[*text, *clusters], numbers=numbers, flags=flags, times=times)
+    return _with_whole_ids(frame, [name for name in source.cluster if name in numbers])
+
+
+def _with_whole_ids(frame: Any, names: Sequence[str]) -> Any:
+    """Columns of numbers that are ids too, as integers where all of them are whole."""
+    import pyarrow as pa
+
+    for name in names:
+        with contextlib.suppress(pa.ArrowInvalid):  # else the data's own complaint follows
+            whole = frame.column(name).cast(pa.int64())
+            frame = frame.set_column(frame.schema.get_field_index(name), name, whole)
+    return frame
 
 
 def _terms(terms: Sequence[TermConfig]) -> list[Term]:

@@ -214,7 +214,7 @@ def _differing(a: str, b: str) -> int:
 
 
 def _data(node: Node, findings: Findings) -> Node:
-    node = _known(node, tuple(DataConfig.model_fields), findings)
+    node = _mapped(_known(node, tuple(DataConfig.model_fields), findings), "cluster", _listed)
     return _mapped(node, "simulate", lambda below: _simulate(below, findings))
 
 
@@ -234,7 +234,8 @@ def _estimation(node: Node, findings: Findings) -> Node:
     if node.value is None:
         # A section of which every line is commented out: all defaults.
         return replace(node, value={})
-    node = _known(node, tuple(EstimationConfig.model_fields), findings)
+    node = _mapped(_known(node, tuple(EstimationConfig.model_fields), findings), "cluster", _listed)
+    node = _mapped(node, "starts", _starts)
     for key, what in (
         ("start", "a finite number"),
         ("fixed", "a finite number"),
@@ -243,6 +244,19 @@ def _estimation(node: Node, findings: Findings) -> Node:
     ):
         node = _mapped(node, key, functools.partial(_items, what=what))
     return node
+
+
+def _listed(node: Node) -> Node:
+    """Take one name for a list of one."""
+    return replace(node, value=(node,)) if isinstance(node.value, str) else node
+
+
+def _starts(node: Node) -> Node:
+    if not isinstance(node.value, tuple):
+        return node
+    expected = "a mapping of parameters' names to finite numbers"
+    starts = (_items(replace(start, expected=expected), "a finite number") for start in node.value)
+    return replace(node, value=tuple(starts))
 
 
 def _items(node: Node, what: str) -> Node:
@@ -324,7 +338,7 @@ def _label(node: Node) -> Node:
 
 def _explain(error: ErrorDetails, root: Node, findings: Findings) -> None:
     """Put one error of a record in plain words and in its place."""
-    loc = error["loc"]
+    loc = tuple(part for part in error["loc"] if not _is_tag(part))
     node, found_all = _at(root, loc)
     if loc and loc[-1] == "[key]":
         what = (
@@ -348,6 +362,11 @@ def _explain(error: ErrorDetails, root: Node, findings: Findings) -> None:
     expected = node.expected or _expected(loc)
     what = f"{node.path}: expected {expected}, found {_found(node)}"
     findings.add("E102", what, node.place, node.path, _advice(error, node, loc))
+
+
+def _is_tag(part: int | str) -> bool:
+    """Whether a part of a location is the name of one of several types: see schema.Bandwidth."""
+    return isinstance(part, str) and part.startswith("<") and part.endswith(">")
 
 
 def _at(root: Node, loc: tuple[int | str, ...]) -> tuple[Node, bool]:
@@ -398,8 +417,15 @@ def _record_in(annotation: Any) -> type[Record] | None:
 
 
 def _choices(field: FieldInfo | None) -> tuple[str, ...]:
-    annotation = field.annotation if field else None
-    return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ("",)
+    return _words(field.annotation if field else None) or ("",)
+
+
+def _words(annotation: Any) -> tuple[str, ...]:
+    """Words that an annotation allows."""
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Literal:
+        return arguments
+    return tuple(word for argument in arguments for word in _words(argument))
 
 
 def _found(node: Node) -> str:
@@ -426,10 +452,14 @@ def _advice(error: ErrorDetails, node: Node, loc: tuple[int | str, ...]) -> str:
     if kind == "string_too_long":
         return f"at most {error['ctx']['max_length']} characters"
     if kind == "literal_error" and isinstance(value, str):
+        if loc[-1] == "bandwidth" and isinstance(plain_scalar(value), (int, float)):
+            return f"write {value} without quotes"
         near = _nearest(value, _choices(_field(loc)[1]))
         return f"did you mean '{near}'?" if near else ""
     if kind == "string_type" and isinstance(value, (bool, int, float)):
         return f"for the text put it into quotes: '{short(node.written)}'"
+    if kind == "bool_type" and isinstance(value, str):
+        return "write true or false, without quotes"
     if kind in ("int_type", "float_type") and isinstance(value, str):
         return f"write {value} without quotes" if isinstance(plain_scalar(value), (int, float)) else ""
     if kind == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:

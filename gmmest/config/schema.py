@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
@@ -19,12 +20,19 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     ModelWrapValidatorHandler,
+    Tag,
     ValidationError,
     model_validator,
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from gmmest.gmm.inference import SeName
+from gmmest.gmm.kernels import Kernel
+from gmmest.gmm.steps import StepsName
+from gmmest.gmm.weighting import ESTIMATORS, Estimator
 
 __all__ = [
     "Config",
@@ -163,6 +171,12 @@ class DataConfig(Record):
     chosen: Name | None = Field(default=None, description="the name of the column that is 1 where chosen")
     on_bad_sets: Literal["error", "drop"] = "error"
     missing: Literal["error", "drop_set"] = "error"
+    weight: Name | None = Field(default=None, description="the name of the column with sampling weights")
+    frequency: Name | None = Field(default=None, description="the name of the column with counts")
+    cluster: tuple[Name, ...] = Field(
+        default=(), description="the name of a column with ids of groups, or a list of names"
+    )
+    time: Name | None = Field(default=None, description="the name of the column that orders the observations")
     simulate: SimulateConfig | None = Field(default=None, description=SimulateConfig.expected)
 
     @classmethod
@@ -172,8 +186,8 @@ class DataConfig(Record):
             what = "data has both path and simulate; exactly one of them is wanted"
             yield _rule(("simulate",), what, "delete one of the two")
         elif "simulate" in raw:
-            for key in ("case", "alternative", "chosen", "on_bad_sets", "missing"):
-                if key in raw:
+            for key in raw:
+                if key != "simulate":
                     yield _rule((key,), f"data.{key} has no meaning with data.simulate", "delete it")
         elif "path" in raw:
             for key in ("case", "chosen"):
@@ -243,12 +257,10 @@ class ModelConfig(Record):
     )
 
 
-Steps = Literal["onestep", "twostep", "iterated", "cue"]
-Weighting = Literal["robust", "unadjusted"]
 Initial = Literal["instruments", "identity"]
-StandardErrors = Literal["sandwich", "efficient", "minimised_weight"]
 Grad = Literal["auto", "fd", "fd-central", "complex", "forward", "jax", "jax-forward", "analytic"]
 Optimizer = Literal["lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead"]
+ExecutorName = Literal["serial", "threads"]
 
 
 class ByName(Mapping[str, Item]):
@@ -276,6 +288,27 @@ class ByName(Mapping[str, Item]):
 
 
 Ends = tuple[float | Literal["none"], float | Literal["none"]]
+Values = Annotated[Mapping[Name, float], AfterValidator(ByName)]
+
+# Which of two types a value should have is told by what it is, so that it is judged by one of them
+# and gets one complaint.  Tags stand in the location of an error: no name of a user looks like them.
+Bandwidth = Annotated[
+    Annotated[Literal["newey-west", "andrews"], Tag("<word>")]
+    | Annotated[float, Field(ge=0), Tag("<number>")],
+    Discriminator(lambda value: "<word>" if isinstance(value, str) else "<number>"),
+]
+Starts = Annotated[
+    Annotated[tuple[Values, ...], Field(min_length=1), Tag("<list>")] | Annotated[Count, Tag("<number>")],
+    Discriminator(lambda value: "<list>" if isinstance(value, tuple) else "<number>"),
+]
+
+
+USERS: Mapping[str, tuple[Estimator, ...]] = {
+    "kernel": ("kernel",),
+    "bandwidth": ("kernel",),
+    "cluster": ("cluster", "twoway"),
+}
+"""The options of one estimator of S, with the estimators that use them."""
 
 
 class EstimationConfig(Record):
@@ -283,24 +316,32 @@ class EstimationConfig(Record):
 
     expected: ClassVar[str] = "a mapping with settings of the estimation"
 
-    steps: Steps = "twostep"
-    weighting: Weighting = "robust"
+    steps: StepsName = "twostep"
+    weighting: Estimator = "robust"
+    centred: bool = Field(default=False, description="true or false")
+    kernel: Kernel = "bartlett"
+    bandwidth: Bandwidth = Field(
+        default="newey-west", description="a number of at least 0, newey-west or andrews"
+    )
+    cluster: tuple[Name, ...] = Field(
+        default=(), description="the name of one of data.cluster, or a list of names"
+    )
+    small_sample: bool = Field(default=False, description="true or false")
     initial: Initial = "instruments"
-    se: StandardErrors = "sandwich"
+    se: SeName = "sandwich"
     grad: Grad = "auto"
     optimizer: Optimizer = "lsq"
-    executor: Literal["serial", "threads"] = "serial"
+    executor: ExecutorName = "serial"
     maxiter: Count | None = Field(default=None, description="a whole number of at least 1")
-    start: Annotated[Mapping[Name, float], AfterValidator(ByName)] = Field(
-        default=ByName({}), description="a mapping of parameters' names to finite numbers"
+    start: Values = Field(default=ByName({}), description="a mapping of parameters' names to finite numbers")
+    starts: Starts | None = Field(
+        default=None,
+        description="a whole number of at least 1, or a list of mappings of parameters' names to numbers",
     )
-    starts: Count | None = Field(default=None, description="a whole number of at least 1")
     max_steps: Annotated[int, Field(ge=2, le=10**9)] = Field(
         default=100, description="a whole number of at least 2"
     )
-    fixed: Annotated[Mapping[Name, float], AfterValidator(ByName)] = Field(
-        default=ByName({}), description="a mapping of parameters' names to finite numbers"
-    )
+    fixed: Values = Field(default=ByName({}), description="a mapping of parameters' names to finite numbers")
     tied: Annotated[Mapping[Name, Name], AfterValidator(ByName)] = Field(
         default=ByName({}), description="a mapping of parameters' names to linear expressions"
     )
@@ -310,7 +351,16 @@ class EstimationConfig(Record):
 
     @classmethod
     def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
-        """Check that each parameter is held in one way, and that the optimizer knows bounds."""
+        """Check that every option acts, that each parameter is held in one way, and what knows bounds."""
+        weighting = raw.get("weighting", "robust")
+        if weighting in ESTIMATORS:
+            for key, users in USERS.items():
+                if raw.get(key, ()) != () and weighting not in users:
+                    what = f"estimation.{key} has no use with weighting {weighting}"
+                    yield _rule((key,), what, f"write  weighting: {' or '.join(users)},  or delete {key}")
+            if weighting == "unadjusted" and raw.get("centred") is True:
+                what = "centred has no meaning with weighting unadjusted: what a model implies has mean zero"
+                yield _rule(("centred",), what, "write  weighting: robust,  or delete centred")
         held = {key: raw.get(key) for key in ("fixed", "tied", "bounds")}
         seen: dict[str, str] = {}
         for key, names in held.items():
@@ -376,8 +426,9 @@ class Config(Record):
 
     @classmethod
     def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
-        """Check that the model fits its data."""
+        """Check that the model and the weighting fit their data."""
         data, model = raw.get("data"), raw.get("model")
+        yield from _broken_roles(data, raw.get("estimation"))
         simulate, path = _value(data, "simulate"), _value(data, "path")
         if simulate is not None and path is None and isinstance(model, Mapping):
             for key in ("utility", "instruments"):
@@ -393,6 +444,46 @@ class Config(Record):
         if _value(data, "alternative") is None and (user := _user_of_labels(model)):
             what = f"data.alternative is missing: expected the column in which {user} finds its label"
             yield _rule(("data",), what, "add a line  alternative: COLUMN")
+
+
+def _broken_roles(data: Any, estimation: Any) -> Iterator[InitErrorDetails]:
+    """Check that clusters and time are there where they are used, and used where they are there."""
+    weighting, named = _value(estimation, "weighting") or "robust", _value(data, "cluster") or ()
+    if data is None or weighting not in ESTIMATORS or not isinstance(named, tuple):
+        return
+    if _value(data, "time") is not None and weighting != "kernel":
+        what = f"data.time has no use with weighting {weighting}: it orders observations for their lags"
+        yield _rule(("data", "time"), what, "write  estimation.weighting: kernel,  or delete time")
+    if weighting not in ("cluster", "twoway"):
+        if named:
+            what = f"data.cluster has no use with weighting {weighting}"
+            yield _rule(("data", "cluster"), what, "write  estimation.weighting: cluster,  or delete cluster")
+        return
+    if not named:
+        simulated = _value(data, "simulate") is not None
+        what = f"weighting {weighting} needs data.cluster" + (
+            ", and simulated choices have none" if simulated else ": expected the column with ids of groups"
+        )
+        where = ("estimation",) if simulated else ("data",)
+        yield _rule(where, what, "" if simulated else "add a line  cluster: COLUMN")
+        return
+    chosen = _value(estimation, "cluster") or named
+    if not isinstance(chosen, tuple):
+        return
+    for name in chosen:
+        if isinstance(name, str) and name not in named:
+            near = get_close_matches(name, [other for other in named if isinstance(other, str)], 1)
+            advice = f"did you mean '{near[0]}'?" if near else ""
+            what = f"estimation.cluster names {name[:100]!r}, and data.cluster does not"
+            yield _rule(("estimation", "cluster"), what, advice)
+    wanted = 2 if weighting == "twoway" else 1
+    if len(chosen) != wanted:
+        what = (
+            f"weighting {weighting} takes {('one cluster', 'two clusters')[wanted - 1]}, found {len(chosen)}"
+        )
+        section = "estimation" if _value(estimation, "cluster") else "data"
+        advice = f"name {'it' if wanted == 1 else 'them'} in  estimation.cluster"
+        yield _rule((section, "cluster"), what, advice if len(chosen) > wanted else "name another column")
 
 
 def _user_of_labels(model: Any) -> str:
@@ -420,6 +511,9 @@ def _written(value: Any) -> Any:
         return {"add": terms} if terms else "features"
     if isinstance(value, DataConfig) and value.simulate is not None:
         return {"simulate": _written(value.simulate)}
+    if isinstance(value, EstimationConfig):
+        unused = [key for key, users in USERS.items() if value.weighting not in users]
+        return _given(value, leave_out=tuple(unused))
     if isinstance(value, ModelConfig) and not value.utility:
         return {"kind": value.kind}
     if isinstance(value, Record):

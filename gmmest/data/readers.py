@@ -44,7 +44,12 @@ CHUNK = 1 << 24  # bytes in memory while a file is scanned
 
 
 def read_frame(
-    path: str | os.PathLike[str], *, text: Sequence[str], numbers: Sequence[str], flags: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    *,
+    text: Sequence[str],
+    numbers: Sequence[str],
+    flags: Sequence[str] = (),
+    times: Sequence[str] = (),
 ) -> ArrowTable:
     r"""Read the named columns of a CSV or Parquet file, and no others.
 
@@ -59,13 +64,15 @@ def read_frame(
         float64 holds; spaces around it are ignored.  Nothing else is: no ``NA``, ``inf``, ``1,234.5``.
     flags : sequence of str
         Columns of choices.  In CSV ``0``, ``1``, ``true`` or ``false`` in any letter case.
+    times : sequence of str
+        Columns that order rows.  In CSV all cells are dates ``2024-02-29``, or all are numbers as above.
 
     Returns
     -------
     pyarrow.Table
-        The columns in the order text, numbers, flags: from CSV as string, float64 and bool, from
-        Parquet as declared there, dictionaries decoded.  Empty cells are null.  Row 1 of messages is
-        the first row after the header; blank lines are not counted.
+        The columns in the order text, numbers, flags, times: from CSV as string, float64, bool, and
+        date32 or float64, from Parquet as declared there, dictionaries decoded.  Empty cells are null.
+        Row 1 of messages is the first row after the header; blank lines are not counted.
 
     Raises
     ------
@@ -94,8 +101,8 @@ def read_frame(
     {'id': ['007', '7'], 'price': [1.5, None], 'took': [True, False]}
     """
     local, kind = _local_file(path)
-    columns = list(dict.fromkeys([*text, *numbers, *flags]))
-    roles = {"text": set(text), "numbers": set(numbers), "flags": set(flags)}
+    columns = list(dict.fromkeys([*text, *numbers, *flags, *times]))
+    roles = {"text": set(text), "numbers": set(numbers), "flags": set(flags), "times": set(times)}
     for name in columns:
         declared = [role for role, names in roles.items() if name in names]
         if len(declared) > 1:
@@ -107,7 +114,7 @@ def read_frame(
         if kind == ".parquet":
             return _read_parquet(local, columns)
         table = _read_csv(local, columns)
-    return _typed(table, numbers, flags, local.name)
+    return _typed(table, numbers, flags, times, local.name)
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -343,10 +350,12 @@ def _malformed(path: Path, columns: list[str], width: int, reason: str) -> FileE
 # --- cells -------------------------------------------------------------------------------------
 
 
-def _typed(table: ArrowTable, numbers: Sequence[str], flags: Sequence[str], source: str) -> ArrowTable:
+def _typed(
+    table: ArrowTable, numbers: Sequence[str], flags: Sequence[str], times: Sequence[str], source: str
+) -> ArrowTable:
     """Convert the declared columns of a table of text, or raise all complaints."""
     complaints: list[Complaint] = []
-    for names, parse in ((numbers, _parse_numbers), (flags, _parse_flags)):
+    for names, parse in ((numbers, _parse_numbers), (flags, _parse_flags), (times, _parse_times)):
         for name in dict.fromkeys(names):
             column = accept(parse(table[name], name, source), complaints)
             if column is not None:
@@ -374,6 +383,25 @@ def _parse_numbers(cells: Arrow, name: str, source: str) -> Arrow | Complaint:
     if outside.any():
         return _bad_cells("E311", outside, cells, name, source, "a number that float64 holds")
     return values
+
+
+def _parse_times(cells: Arrow, name: str, source: str) -> Arrow | Complaint:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    like_dates = pc.match_substring_regex(cells, r"^\d{4}-\d{2}-\d{2}$")
+    if not _mask(like_dates, False).any():
+        return _parse_numbers(cells, name, source)
+    if not pc.all(like_dates).as_py():
+        return _bad_cells("E311", ~_mask(like_dates, True), cells, name, source, "a date such as 2024-02-29")
+    # Arrow counts the 30th of February on into March.
+    dates = pc.strptime(cells, format="%Y-%m-%d", unit="s", error_is_null=True)
+    same = _mask(pc.equal(pc.strftime(dates, format="%Y-%m-%d"), cells), False) | _mask(
+        pc.is_null(cells), True
+    )
+    if not same.all():
+        return _bad_cells("E311", ~same, cells, name, source, "a day of the calendar")
+    return pc.cast(dates, pa.date32())
 
 
 def _parse_flags(cells: Arrow, name: str, source: str) -> Arrow | Complaint:

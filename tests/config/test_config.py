@@ -15,6 +15,8 @@ from ruamel.yaml import YAML
 
 from gmmest import config
 from gmmest.errors import ConfigError, FileError
+from gmmest.gmm.kernels import KERNELS
+from gmmest.gmm.weighting import ESTIMATORS
 
 # Time says nothing here, and a busy machine may be slow.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,6 +31,9 @@ data:
   chosen: choice
   on_bad_sets: error
   missing: drop_set
+  weight: w
+  frequency: n
+  cluster: [town, year]
 model:
   kind: logit
   utility:
@@ -43,13 +48,19 @@ model:
       - column: invc
 estimation:
   steps: twostep
-  weighting: robust
+  weighting: cluster
+  centred: true
+  cluster: town
+  small_sample: true
   initial: instruments
   se: sandwich
   grad: auto
   optimizer: lsq
   executor: serial
   maxiter: 200
+  max_steps: 100
+  fixed: {}
+  tied: {}
   start:
     gc: 0.1
 """
@@ -117,9 +128,11 @@ def test_every_key_of_a_full_configuration_arrives():
     estimation = found.estimation
     assert (estimation.steps, estimation.weighting, estimation.initial) == (
         "twostep",
-        "robust",
+        "cluster",
         "instruments",
     )
+    assert (data.weight, data.frequency, data.cluster, data.time) == ("w", "n", ("town", "year"), None)
+    assert (estimation.centred, estimation.cluster, estimation.small_sample) == (True, ("town",), True)
     assert (estimation.se, estimation.grad, estimation.optimizer) == ("sandwich", "auto", "lsq")
     assert (estimation.maxiter, dict(estimation.start)) == (200, {"gc": 0.1})
 
@@ -191,6 +204,28 @@ def term_dicts(draw):
 
 
 BEYOND_CHOICES = ("maxiter", "start", "starts", "max_steps", "fixed", "tied", "bounds")
+BEYOND_CHOICES += ("weighting", "centred", "kernel", "bandwidth", "cluster", "small_sample")
+
+
+def covariance_dicts(draw):
+    """Options of S, and the columns of the data that they need."""
+    weighting = draw(st.sampled_from(ESTIMATORS))
+    estimation = {"weighting": weighting, "small_sample": draw(st.booleans())}
+    if weighting != "unadjusted":
+        estimation["centred"] = draw(st.booleans())
+    data = {}
+    if weighting == "kernel":
+        estimation["kernel"] = draw(st.sampled_from(KERNELS))
+        width = st.floats(0, 1e6) | st.integers(0, 9) | st.sampled_from(["newey-west", "andrews"])
+        estimation["bandwidth"] = draw(width)
+        data["time"] = draw(names)
+    if weighting in ("cluster", "twoway"):
+        wanted = 2 if weighting == "twoway" else 1
+        listed = draw(st.lists(names, min_size=wanted, max_size=3, unique=True))
+        data["cluster"] = listed[0] if len(listed) == 1 else listed
+        if len(listed) > wanted:
+            estimation["cluster"] = listed[1] if wanted == 1 else listed[1:]
+    return estimation, data
 
 
 @st.composite
@@ -212,6 +247,10 @@ def config_dicts(draw):
         if estimation.get("optimizer") != "bfgs":
             estimation["bounds"] = {held[2]: ends}
     if draw(st.booleans()):
+        estimation["starts"] = draw(
+            st.lists(st.dictionaries(names, numbers, max_size=2), min_size=1, max_size=3)
+        )
+    if draw(st.booleans()):
         low, features = draw(st.integers(2, 40)), draw(st.integers(1, 30))
         ends = draw(st.sampled_from([low, [low, low], [low, low + 7]]))
         sizes = {"sets": draw(st.integers(1, 10**9)), "alternatives": ends, "features": features}
@@ -227,6 +266,12 @@ def config_dicts(draw):
         "chosen": draw(names),
         "alternative": draw(names),
     }
+    if draw(st.booleans()):
+        options, roles = covariance_dicts(draw)
+        estimation |= options
+        data |= roles
+    if draw(st.booleans()):
+        data |= {"weight": draw(names), "frequency": draw(names)}
     terms = st.lists(term_dicts(), min_size=1, max_size=4)
     instruments = st.just("features") | terms | st.fixed_dictionaries({"add": terms})
     model = {"utility": draw(terms), "instruments": draw(instruments)}
@@ -332,7 +377,7 @@ def one_letter_off(word: str) -> set[str]:
 def test_every_key_with_one_wrong_letter_gets_one_complaint(text, line, key):
     read(text)
     siblings = {"column": {"columns"}, "columns": {"column"}}.get(key, set())
-    for wrong in sorted(one_letter_off(key) - siblings - {""}):
+    for wrong in sorted(one_letter_off(key) - siblings - {"", key}):
         lines = text.splitlines()
         lines[line - 1] = lines[line - 1].replace(f"{key}:", f"{wrong}:", 1)
         complaint = only_complaint("\n".join(lines))
@@ -354,8 +399,8 @@ def test_a_misspelt_section_hides_nothing_below_it():
 def test_a_key_like_none_gets_no_suggestion_but_the_list():
     assert only_complaint(SMALL + "estimation: {tolerance: 1e-8}") == (
         "E101 unknown key 'tolerance' | logit.yaml, line 3, estimation.tolerance"
-        " | the keys of estimation are steps, weighting, initial, se, grad, optimizer, executor, maxiter, start,"
-        " starts, max_steps, fixed, tied, bounds"
+        " | the keys of estimation are steps, weighting, centred, kernel, bandwidth, cluster,"
+        " small_sample, initial, se, grad, optimizer, executor, maxiter, start, starts, max_steps, fixed, tied, bounds"
     )
 
 
@@ -392,7 +437,7 @@ WRONG = [
     ("gc: 0.1", "gc: '0.1'", "expected a finite number, found the text '0.1'", "write 0.1 without quotes"),
     ("gc: 0.1", "gc: true", "expected a finite number, found the yes-or-no value true", ""),
     ("optimizer: lsq", "optimizer: BFGS", f"{OPTIMIZERS} the text 'BFGS'", "did you mean 'bfgs'?"),
-    ("steps: twostep", "steps: 2", "expected onestep, twostep, iterated or cue, found the number 2", ""),
+    ("steps: twostep", "steps: 2", "expected twostep, onestep, iterated or cue, found the number 2", ""),
     ("kind: logit", "kind: logti", "expected logit, found the text 'logti'", "did you mean 'logit'?"),
     ("case: individual", "case: 1", f"{CASE}, found the number 1", "for the text put it into quotes: '1'"),
     ("case: individual", "case: ''", f"{CASE}, found the text ''", ""),
@@ -609,8 +654,9 @@ def test_the_layout_of_the_message():
     assert str(caught.value) == (
         "E101 unknown key 'max_iter'; did you mean 'maxiter'?\n"
         "  where: logit.yaml, line 4, estimation.max_iter\n"
-        "  next:  the keys of estimation are steps, weighting, initial, se, grad, optimizer, executor, maxiter, start,"
-        " starts, max_steps, fixed, tied, bounds\n"
+        "  next:  the keys of estimation are steps, weighting, centred, kernel, bandwidth, cluster,"
+        " small_sample, initial, se, grad, optimizer, executor, maxiter, start, starts, max_steps, fixed,"
+        " tied, bounds\n"
         "E102 estimation.grad: expected auto, fd, fd-central, complex, forward, jax, jax-forward or analytic,"
         " found the text 'forwards'\n"
         "  where: logit.yaml, line 5, estimation.grad\n"

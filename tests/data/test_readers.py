@@ -415,3 +415,36 @@ def test_a_file_and_a_frame_become_the_same_data(write):
     )
     assert data.fingerprint(["price"]) == ChoiceData.from_frame(frame, **roles).fingerprint(["price"])
     assert list(data.ids) == ["2", "1"]
+
+
+# --- columns that order rows ---------------------------------------------------------------------------
+
+
+def times(tmp_path, *cells):
+    path = tmp_path / "series.csv"
+    path.write_text("t,y\n" + "".join(f"{cell},1\n" for cell in cells), encoding="utf-8")
+    return read_frame(path, text=[], numbers=["y"], times=["t"]).column("t")
+
+
+def test_times_are_dates_or_numbers(tmp_path):
+    dates = times(tmp_path, "2024-02-29", "1999-12-31")
+    assert str(dates.type) == "date32[day]"
+    assert [str(day) for day in dates.to_pylist()] == ["2024-02-29", "1999-12-31"]
+    assert times(tmp_path, "3", "-1.5", "").to_pylist() == [3.0, -1.5, None]
+    assert times(tmp_path, "2024-02-29", "").to_pylist()[1] is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "what"),
+    [
+        (("2024-02-29", "3"), "t: row 2 holds '3', expected a date such as 2024-02-29"),
+        (("2024-02-29", "2023-02-29"), "t: row 2 holds '2023-02-29', expected a day of the calendar"),
+        (("2024-13-01",), "t: row 1 holds '2024-13-01', expected a day of the calendar"),
+        (("29.2.2024",), "t: row 1 holds '29.2.2024', expected a plain number"),
+    ],
+)
+def test_what_is_neither_is_refused(tmp_path, cells, what):
+    with pytest.raises(DataError) as caught:
+        times(tmp_path, *cells)
+    assert caught.value.codes == ("E311",)
+    assert caught.value.complaints[0].what.startswith(what)
