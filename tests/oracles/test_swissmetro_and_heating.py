@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from gmmest.data.choice_data import ChoiceData
+from gmmest.derivatives.ops import segment_softmax
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.models.logit import Logit
 from gmmest.models.terms import Constant, Term
@@ -106,8 +107,9 @@ def test_swissmetro_is_the_published_fit(swissmetro, grad):
     assert result.loglike == pytest.approx(-5331.2520069158, abs=PRINTED)
 
 
-def test_swissmetro_classical_standard_errors(swissmetro):
-    result = GMMEstimator(SWISS, swissmetro, weighting="unadjusted").fit()
+@pytest.mark.parametrize("grad", GRADS)
+def test_swissmetro_classical_standard_errors(swissmetro, grad):
+    result = GMMEstimator(SWISS, swissmetro, weighting="unadjusted", grad=grad).fit()
     np.testing.assert_allclose(result.standard_errors, SWISS_CLASSICAL, rtol=0, atol=PRINTED)
 
 
@@ -124,8 +126,9 @@ def test_heating_costs_alone(heating, grad):
     assert result.loglike == pytest.approx(-1095.2371253294, abs=PRINTED)
 
 
-def test_heating_classical_standard_errors(heating):
-    result = GMMEstimator(HEATING, heating, weighting="unadjusted").fit()
+@pytest.mark.parametrize("grad", GRADS)
+def test_heating_classical_standard_errors(heating, grad):
+    result = GMMEstimator(HEATING, heating, weighting="unadjusted", grad=grad).fit()
     np.testing.assert_allclose(result.standard_errors, [0.0003527740, 0.0003221638], rtol=0, atol=PRINTED)
 
 
@@ -137,3 +140,21 @@ def test_heating_with_constants(heating, grad):
     expected = [1.6588459435, 1.8534369674, 1.7109793002, 0.3082632478, -0.0015331531, -0.0069963679]
     np.testing.assert_allclose(result.theta, expected, rtol=0, atol=PRINTED)
     assert result.loglike == pytest.approx(-1008.2287219908, abs=PRINTED)
+
+
+@pytest.mark.parametrize("grad", GRADS)
+def test_a_rebate_of_a_tenth_on_heat_pumps_moves_their_share(heating, grad):
+    """At the estimate the mean share is the sample's, because heat pumps are the base of the constants."""
+    theta = GMMEstimator(HEATING_CONSTANTS, heating, grad=grad).fit().theta
+    sample = HEATING_CONSTANTS.sample(heating).whole()
+    block = sample.blocks[0]
+    assert sample.names[-2] == "ic"
+    pumps = ~block.features[:, :4].any(axis=1)
+    assert pumps.sum() == 900
+    cheaper = block.features.copy()
+    cheaper[pumps, -2] *= 0.9
+    before, after = (
+        segment_softmax(x @ theta, block.offsets)[pumps].mean() for x in (block.features, cheaper)
+    )
+    assert before == pytest.approx(0.05555556, abs=5.1e-9)  # eight decimals are printed
+    assert after == pytest.approx(0.06446230, abs=5.1e-9)
