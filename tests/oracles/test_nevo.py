@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 
-import numpy as np
-import pandas as pd
 import pyblp
 import pytest
 
@@ -21,16 +19,6 @@ UNADJUSTED = 0.9953613200996553
 N_TIMES_Q = 189.94317768325
 INSTRUMENTS = [f"demand_instruments{i}" for i in range(20)]
 DEMAND = gm.LinearIV("y", endogenous=["prices"], instruments=INSTRUMENTS, absorb="product_ids")
-
-
-@pytest.fixture(scope="module")
-def cereal() -> pd.DataFrame:
-    frame = pd.read_csv(pyblp.data.NEVO_PRODUCTS_LOCATION)
-    outside = 1.0 - frame.groupby("market_ids")["shares"].transform("sum")
-    assert len(frame) == 2256
-    assert frame["product_ids"].nunique() == 24
-    assert outside.min() > 0
-    return frame.assign(y=np.log(frame["shares"]) - np.log(outside))
 
 
 @pytest.mark.parametrize("grad", GRADS)

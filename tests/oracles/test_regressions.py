@@ -6,18 +6,13 @@ Stata's manual with linearmodels.  The figures are exact optima (the first-order
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import linearmodels
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.sandbox.regression.tests as shipped
 from linearmodels.iv import IV2SLS, IVGMM
 
 import gmmest as gm
 
-DATA = Path(shipped.__file__).parent
 ESTIMATE = 1e-8
 """Relative agreement of estimates with figures of 13 to 15 digits."""
 ERROR = 1e-7
@@ -29,16 +24,6 @@ GRADS = ["analytic", "forward", "jax"]
 
 
 # --- Griliches --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def griliches() -> pd.DataFrame:
-    frame = pd.read_stata(DATA / "griliches76.dta")
-    years = pd.get_dummies(frame["year"].astype(int), prefix="D", dtype=float).drop(columns="D_66")
-    frame = pd.concat([frame.astype(float), years], axis=1)
-    assert len(frame) == 758
-    assert list(years) == ["D_67", "D_68", "D_69", "D_70", "D_71", "D_73"]
-    return frame
 
 
 WAGE = gm.LinearIV(
@@ -92,16 +77,6 @@ def test_griliches_with_the_weight_that_was_minimised(griliches, grad):
 # --- housing -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def housing() -> pd.DataFrame:
-    frame = pd.read_csv(Path(linearmodels.__file__).parent / "tests" / "iv" / "results" / "housing.csv")
-    regions = pd.get_dummies(frame["region"], prefix="region", dtype=float)
-    regions.columns = [name.replace(" ", "_") for name in regions.columns]
-    assert len(frame) == 50
-    assert regions.shape[1] == 4
-    return pd.concat([frame, regions.iloc[:, 1:]], axis=1)
-
-
 def rent(frame: pd.DataFrame) -> gm.LinearIV:
     regions = [name for name in frame.columns if name.startswith("region_")]
     return gm.LinearIV(
@@ -147,14 +122,6 @@ def test_linearmodels_agrees_on_everything(housing):
 
 
 # --- doctor visits ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def visits() -> pd.DataFrame:
-    frame = pd.read_csv(DATA / "racd10data_with_transformed.csv")
-    frame = frame[~((frame["private"] == 1) & (frame["medicaid"] == 1)) & (frame["docvis"] <= 70)]
-    assert len(frame) == 3629
-    return frame
 
 
 def counts(errors: str) -> gm.ExponentialIV:
