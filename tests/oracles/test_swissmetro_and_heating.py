@@ -37,8 +37,8 @@ def _read(name: str) -> pd.DataFrame:
         path = Path(next(iter(spec.submodule_search_locations))) / inside
         if path.exists():
             return pd.read_csv(path, sep=separator)
-    packages = " nor ".join(package for package, _, _ in SHIPPED[name])
-    pytest.skip(f"{name} is read from the oracles extra, and {packages} is not installed")
+    packages = " or ".join(package for package, _, _ in SHIPPED[name])
+    pytest.skip(f"{name} comes with {packages} (the oracles extra), which is not installed")
 
 
 @pytest.fixture(scope="module")
