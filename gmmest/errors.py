@@ -12,13 +12,15 @@ The family::
     |-- DataError             E3xx  rows, columns or arrays break a rule
     |-- EstimationError       E4xx  an estimate or a test has no meaning
     |-- FileError             E5xx  a file cannot be read or written
-    `-- DerivativeError       E6xx  a function cannot be differentiated as asked
+    |-- DerivativeError       E6xx  a function cannot be differentiated as asked
+    `-- ExecutionError        E7xx  the processes that compute fail
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "Complaint",
@@ -26,6 +28,7 @@ __all__ = [
     "DataError",
     "DerivativeError",
     "EstimationError",
+    "ExecutionError",
     "FileError",
     "GmmestError",
     "IdentificationError",
@@ -94,6 +97,10 @@ class GmmestError(Exception):
         self.complaints = listed
         super().__init__("\n".join(str(complaint) for complaint in listed))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # raised on a worker, the records come back, and not their text alone
+        return type(self), (self.complaints,), self.__dict__
+
     @property
     def codes(self) -> tuple[str, ...]:
         """The codes of the complaints, in order."""
@@ -122,6 +129,10 @@ class FileError(GmmestError, OSError):
 
 class DerivativeError(GmmestError, TypeError):
     """A function cannot be differentiated as asked (E6xx)."""
+
+
+class ExecutionError(GmmestError, RuntimeError):
+    """The processes that compute fail, or cannot be given what they need (E7xx)."""
 
 
 def printable(text: object) -> str:

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
-    from gmmest.errors import FileError, GmmestError
+    from gmmest.errors import ExecutionError, FileError, GmmestError
 
     try:
         code = cli.main(args=arguments, standalone_mode=False)
@@ -42,7 +42,7 @@ def _run(arguments: list[str] | None) -> int:
     except GmmestError as error:
         click.echo(str(error), err=True)
         no_room = isinstance(error, FileError) and "E501" in error.codes
-        return ENVIRONMENT if no_room else BAD_INPUT
+        return ENVIRONMENT if no_room or isinstance(error, ExecutionError) else BAD_INPUT
     except (ImportError, MemoryError) as error:
         click.echo(f"the environment lacks something: {type(error).__name__}: {error}", err=True)
         return ENVIRONMENT

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gmmest.errors import Complaint, ConfigError
 from gmmest.execution.serial import Executor, Serial
 
-__all__ = ["EXECUTORS", "Threads", "as_executor"]
+__all__ = ["EXECUTORS", "Threads", "afterwards", "as_executor", "opened"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,19 +45,23 @@ class Threads:
             return list(pool.map(function, items))
 
 
-EXECUTORS = ("serial", "threads")
+EXECUTORS = ("serial", "threads", "dask")
 
 
-def as_executor(executor: str | Executor) -> Executor:
-    """An executor from its name; an executor passes through.
+def as_executor(executor: Any) -> Executor:
+    """An executor from its name or from a ``distributed.Client``; an executor passes through.
 
     Examples
     --------
     >>> as_executor("threads")
     Threads(workers=None)
     """
+    if executor == "dask" or _is_client(executor):
+        from gmmest.execution.dask import Dask
+
+        return Dask() if executor == "dask" else Dask(client=executor)
     if not isinstance(executor, str) and hasattr(executor, "map"):
-        return executor
+        return executor  # type: ignore[no-any-return]
     if executor == "serial":
         return Serial()
     if executor == "threads":
@@ -63,6 +69,30 @@ def as_executor(executor: str | Executor) -> Executor:
     raise ConfigError(
         Complaint(
             "E102",
-            f"executor is {executor!r}; expected one of {', '.join(EXECUTORS)}, or an object with map()",
+            f"executor is {executor!r}; expected one of {', '.join(EXECUTORS)}, a distributed.Client, or an object"
+            " with map()",
         )
     )
+
+
+def _is_client(executor: Any) -> bool:
+    """Whether this is a client of Dask, without loading Dask; its own ``map`` gives futures."""
+    distributed = sys.modules.get("distributed")
+    return distributed is not None and isinstance(executor, distributed.Client)
+
+
+@contextmanager
+def opened(executor: Any) -> Iterator[Executor]:
+    """The executor with its workers up for one fit; those that were up before stay so."""
+    ready = as_executor(executor)
+    if not hasattr(ready, "open"):
+        yield ready
+        return
+    with ready.open() as session:
+        yield session
+
+
+def afterwards(executor: Any) -> Executor:
+    """What maps when a fit is over: the executor if it is up, else threads in place of workers that are gone."""
+    ready = as_executor(executor)
+    return Threads() if getattr(ready, "closed", False) else ready

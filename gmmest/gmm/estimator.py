@@ -18,7 +18,7 @@ from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend, as_backend
 from gmmest.errors import Complaint, ConfigError, printable, some
 from gmmest.execution.serial import Executor, single_blas_thread
-from gmmest.execution.threads import as_executor
+from gmmest.execution.threads import as_executor, opened
 from gmmest.gmm.cue import second_moments
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.inference import SE_NAMES, SeName
@@ -65,8 +65,9 @@ class GMMEstimator:
     maxiter : int, optional
         Iterations at most, for each step and start.
     executor : str or Executor
-        How blocks are mapped: ``"serial"``, ``"threads"`` (one a core), or an object with ``map``.  The
-        bits of the results do not depend on it.
+        How blocks are mapped: ``"serial"``, ``"threads"`` (one a core), ``"dask"`` (processes, see
+        :class:`.Dask`), a ``distributed.Client``, or an object with ``map``.  The bits of the results do not
+        depend on it.
 
     centred : bool
         Whether S is that of contributions less their mean.
@@ -198,10 +199,9 @@ class GMMEstimator:
             The moments are not finite at the start.
         """
         begin = time.perf_counter()
-        with single_blas_thread():
+        with single_blas_thread(), opened(self.executor) as executor:
             whole, parameters = sampled(self.model, self.data, self.fixed, self.tied, self.bounds)
             model, sample = restricted(self.model, whole, parameters)
-            executor = as_executor(self.executor)
             limits = (parameters.lower, parameters.upper) if parameters.bounded else None
             moments = Moments(model, sample, self.grad, executor, watch, limits)
             moving: list[Moments] = []
@@ -232,7 +232,13 @@ class GMMEstimator:
             n_obs=whole.n_obs,
             n_rows=whole.n_rows,
             loglike=loglike,
-            notes=(*whole.notes, *fitted.estimate.s.notes, *_at_bounds(parameters), *fitted.notes),
+            notes=(
+                *whole.notes,
+                *fitted.estimate.s.notes,
+                *_at_bounds(parameters),
+                *fitted.notes,
+                *getattr(executor, "notes", ()),
+            ),
             manifest=_manifest(whole, _named(self.executor)),
             context=self._context(whole),
             parameters=parameters,
@@ -360,7 +366,7 @@ def _loglike(moments: Moments, theta: Array) -> float | None:
     loglike = getattr(moments.model, "loglike", None)
     if loglike is None:
         return None
-    parts = [loglike(theta, block) for block in moments.sample.blocks]
+    parts = moments.executor.map(lambda block: loglike(theta, block), moments.sample.blocks)
     return None if any(part is None for part in parts) else float(np.sum(parts))
 
 

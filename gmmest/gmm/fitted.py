@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gmmest.derivatives.backends import Backend
 from gmmest.execution.serial import Executor
-from gmmest.execution.threads import as_executor
+from gmmest.execution.threads import afterwards
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.weighting import CovarianceOptions, MomentCovariance, Weight, moment_covariance, read_only
 from gmmest.models.sample import MomentModel, Sample
@@ -65,8 +65,8 @@ class Context:
     maxiter: int | None
 
     def moments(self) -> Moments:
-        """Moments with derivatives, as the fit had them."""
-        return Moments(self.model, self.sample, self.grad, as_executor(self.executor))
+        """Moments with derivatives, as the fit had them; on threads where its workers are gone."""
+        return Moments(self.model, self.sample, self.grad, afterwards(self.executor))
 
     def covariance(self, moments: Moments, theta: Array) -> MomentCovariance:
         """S at theta, by the fit's own estimator; one pass."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.observations import UNWEIGHTED
 from gmmest.derivatives.analytic import with_derivative
 from gmmest.derivatives.backends import Backend, FiniteDifference, Prepared, as_backend
 from gmmest.errors import Complaint, EstimationError, printable, some
@@ -94,6 +97,14 @@ class Moments:
         self._typical = np.ones(len(sample.names)) if sample.typical is None else sample.typical
         self._prepared = self._with_steps(1.0)
         self._kept: tuple[bytes, Array, Array] | None = None
+        self._token = uuid4().hex
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What workers elsewhere need of functions that refer to these moments: all but the data."""
+        lean = replace(self.sample, blocks=(), observations=UNWEIGHTED, notes=(), whole=_no_data)
+        parts = {**self.__dict__, "sample": lean, "executor": Serial(), "_watch": None, "_kept": None}
+        del parts["_prepared"]  # compiled programs and workspaces are made where they are used
+        return _arrived, (self._token, parts)
 
     @property
     def grad(self) -> str:
@@ -133,12 +144,26 @@ class Moments:
     def value_and_vjp(self, theta: Array) -> tuple[Array, Callable[[Array], Array]]:
         """Mean moments, and ``v -> v'G`` at theta: two folds, the second with a v that needs all of g."""
         self._passed()
+        if getattr(self.executor, "elsewhere", False):
+            return self._value_and_later_vjp(theta)
         parts = self.executor.map(
             lambda block: self._prepared.value_and_vjp(theta, block), self.sample.blocks
         )
         n = self.sample.n_obs
         value = self._finite(fold([part[0] for part in parts]) / n, theta)
         return value, lambda v: fold(self.executor.map(lambda part: part[1](v), parts)) / n
+
+    def _value_and_later_vjp(self, theta: Array) -> tuple[Array, Callable[[Array], Array]]:
+        """The same where what is kept between the folds would have to travel: it is computed twice."""
+        blocks, n = self.sample.blocks, self.sample.n_obs
+        values = self.executor.map(lambda block: self._prepared.value_and_vjp(theta, block)[0], blocks)
+
+        def vjp(v: Array) -> Array:
+            pulled = self.executor.map(lambda block: self._prepared.value_and_vjp(theta, block)[1](v), blocks)
+            total: Array = fold(pulled) / n
+            return total
+
+        return self._finite(fold(values) / n, theta), vjp
 
     def jacobian_with_steps(self, theta: Array, factor: float) -> Array:
         """G by steps of another length, (M, P): for engines that are not exact, a check of their own."""
@@ -208,6 +233,27 @@ class _InUnits:
     def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
         value, vjp = self.prepared.value_and_vjp(x / self.unit, *constants)
         return value, lambda v: vjp(v) / self.unit
+
+
+def _arrived(token: str, parts: dict[str, Any]) -> Moments:
+    """Moments on a worker, made ready when they come first and kept: engines compile once for a fit."""
+    place = _place(token)
+    if not place:
+        moments = object.__new__(Moments)
+        moments.__dict__.update(parts)
+        moments._prepared = moments._with_steps(1.0)
+        place.append(moments)
+    return place[0]
+
+
+@lru_cache(maxsize=8)
+def _place(token: str) -> list[Moments]:
+    """Where the moments of a token are kept."""
+    return []
+
+
+def _no_data() -> Sample:
+    raise AssertionError("the data are where the fit is")
 
 
 class NotFiniteError(EstimationError):

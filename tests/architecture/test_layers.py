@@ -18,7 +18,17 @@ import gmmest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("gmmest/**/*.py"), *ROOT.glob("cli/**/*.py")])
 
-HEAVY = ("scipy.optimize", "pandas", "jax", "jaxlib", "statsmodels", "pyarrow", "dask", "matplotlib")
+HEAVY = (
+    "scipy.optimize",
+    "pandas",
+    "jax",
+    "jaxlib",
+    "statsmodels",
+    "pyarrow",
+    "dask",
+    "distributed",
+    "matplotlib",
+)
 HELP = "from gmmest_cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
 
 HELP_SECONDS = 0.25

@@ -272,7 +272,7 @@ def test_all_complaints_about_options_come_together(travel_data, greene):
             grad="forwrd",
             optimizer="newton",
             maxiter=0,
-            executor="dask",
+            executor="dusk",
         )
     assert refused.value.codes == ("E102",) * 8
     text = str(refused.value)
