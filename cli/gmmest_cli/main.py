@@ -123,7 +123,7 @@ def fit(
     "grads",
     type=click.Choice(GRADS),
     multiple=True,
-    help="A backend to compare; may be repeated. By default fd, forward, jax and analytic.",
+    help="A backend to compare; may be repeated. By default fd, forward, jax, and analytic if there is one.",
 )
 @_set
 @click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Rounds of timing.")
@@ -139,10 +139,13 @@ def compare(
 
     settings = _loaded(config, overrides, None)
     from gmmest.config.build import build
+    from gmmest.gmm.compare import comparable
     from gmmest.gmm.compare import compare as compare_backends
 
-    chosen = grads or ("fd", "forward", "jax", "analytic")
-    outcome = compare_backends(build(settings), chosen, rounds)
+    estimator = build(settings)
+    outcome = compare_backends(
+        estimator, grads or comparable(estimator), rounds, settings.estimation.start or None
+    )
     if as_json:
         show.comparison_json(outcome)
     else:
@@ -154,4 +157,7 @@ def _loaded(path: str, overrides: tuple[str, ...], grad: str | None) -> Any:
     from gmmest.config import load
 
     extra = () if grad is None else (f"estimation.grad={grad}",)
-    return load(path, (*overrides, *extra))
+    settings = load(path, (*overrides, *extra))
+    if settings.executes is not None:
+        click.echo(f"executes {settings.executes}, named by model.function", err=True)
+    return settings

@@ -7,29 +7,57 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gmmest.config.schema import Config, TermConfig
+from gmmest.config.model_kinds import (
+    ExponentialIVConfig,
+    LinearIVConfig,
+    LogitConfig,
+    MomentFunctionConfig,
+    TermConfig,
+)
+from gmmest.config.schema import Config
+from gmmest.config.user_code import UserFunction, load_function
 from gmmest.data.choice_data import ChoiceData
 from gmmest.data.readers import read_frame
+from gmmest.data.table import Table
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.results import GMMResults
 from gmmest.models.logit import Logit
+from gmmest.models.moment_function import MomentFunction
+from gmmest.models.regression import ExponentialIV, LinearIV
 from gmmest.models.terms import Constant, Term, used_columns
 from gmmest.simulate import simulate_logit
 
 __all__ = ["build", "build_data", "build_model", "fit"]
 
+Model = Logit | LinearIV | ExponentialIV | MomentFunction
+
 
 def fit(config: Config, watch: Callable[[int], None] | None = None) -> GMMResults:
-    """Fit what a configuration describes; the result's manifest names its hash."""
-    result = build(config).fit(start=config.estimation.start or None, watch=watch)
-    return replace(result, manifest={**result.manifest, "config_sha256": config.sha256})
+    """Fit what a configuration describes; the manifest has its hash, and that of the code that it names."""
+    code = _code(config)
+    result = _estimator(config, code).fit(start=config.estimation.start or None, watch=watch)
+    manifest = {**result.manifest, "config_sha256": config.sha256}
+    if code is not None:
+        manifest["code"] = {"file": code.file, "function": code.name, "sha256": code.sha256}
+    return replace(result, manifest=manifest)
 
 
 def build(config: Config) -> GMMEstimator:
-    """Estimator of a configuration, its data read."""
+    """Estimator of a configuration, its data read, and the file of its moment function run."""
+    return _estimator(config, _code(config))
+
+
+def _code(config: Config) -> UserFunction | None:
+    """The function of a file beside the configuration, if one is named; the file is run."""
+    if not isinstance(config.model, MomentFunctionConfig):
+        return None
+    return load_function(config.model.function, config.folder)
+
+
+def _estimator(config: Config, code: UserFunction | None) -> GMMEstimator:
     settings = config.estimation
     return GMMEstimator(
-        build_model(config),
+        _model(config, code),
         build_data(config),
         steps=settings.steps,
         weighting=settings.weighting,
@@ -42,7 +70,7 @@ def build(config: Config) -> GMMEstimator:
         centred=settings.centred,
         kernel=settings.kernel,
         bandwidth=settings.bandwidth,
-        cluster=settings.cluster or None,
+        cluster=_clusters(config),
         small_sample=settings.small_sample,
         starts=settings.starts,
         max_steps=settings.max_steps,
@@ -55,18 +83,69 @@ def build(config: Config) -> GMMEstimator:
     )
 
 
-def build_model(config: Config) -> Logit:
-    """Model with its terms."""
-    utility = _terms(config.model.utility)
-    given = config.model.instruments
-    if given.features and not given.terms:
+def build_model(config: Config) -> Model:
+    """Model of a configuration; the file of a moment function is run."""
+    return _model(config, _code(config))
+
+
+def _model(config: Config, code: UserFunction | None) -> Model:
+    given = config.model
+    if isinstance(given, LogitConfig):
+        return _logit(given)
+    if isinstance(given, LinearIVConfig):
+        return LinearIV(
+            given.dependent,
+            given.exogenous,
+            given.endogenous,
+            given.instruments,
+            constant=given.constant,
+            absorb=given.absorb,
+        )
+    if isinstance(given, ExponentialIVConfig):
+        return ExponentialIV(
+            given.dependent,
+            given.exogenous,
+            given.endogenous,
+            given.instruments,
+            errors=given.errors,
+            constant=given.constant,
+        )
+    assert code is not None  # noqa: S101  this kind has a function
+    return MomentFunction(code.function, given.names, given.moment_names or None, given.start)
+
+
+def _logit(given: LogitConfig) -> Logit:
+    utility = _terms(given.utility)
+    if given.instruments.features and not given.instruments.terms:
         return Logit(utility)
-    return Logit(utility, instruments=[*(utility if given.features else ()), *_terms(given.terms)])
+    features = utility if given.instruments.features else []
+    return Logit(utility, instruments=[*features, *_terms(given.instruments.terms)])
 
 
-def build_data(config: Config) -> ChoiceData:
+def _absorbed(config: Config) -> list[str]:
+    """Groups whose effects are absorbed; a table keeps ids as clusters."""
+    absorb = config.model.absorb if isinstance(config.model, LinearIVConfig) else None
+    return [] if absorb is None or absorb in config.data.cluster else [absorb]
+
+
+def _clusters(config: Config) -> tuple[str, ...] | None:
+    """The clusters of S; all that the data have by default, but not the groups that are absorbed."""
+    return config.estimation.cluster or (config.data.cluster if _absorbed(config) else None) or None
+
+
+def build_data(config: Config) -> ChoiceData | Table:
     """Rows of the file, or drawn ones; of a file only the columns that the model uses are read."""
-    source = config.data
+    source, given = config.data, config.model
+    if not isinstance(given, LogitConfig):
+        return Table.from_frame(
+            _frame(config, _absorbed(config), given.columns),
+            list(dict.fromkeys(given.columns)),
+            source="" if config.data_path is None else config.data_path.name,
+            weight=source.weight,
+            frequency=source.frequency,
+            cluster=[*source.cluster, *_absorbed(config)] or None,
+            time=source.time,
+        )
     if source.simulate is not None:
         sizes = source.simulate
         return simulate_logit(
@@ -80,7 +159,7 @@ def build_data(config: Config) -> ChoiceData:
     assert path is not None  # noqa: S101  the schema wants one of path and simulate
     assert case is not None  # noqa: S101  and these two with path
     assert chosen is not None  # noqa: S101
-    model = build_model(config)
+    model = _logit(given)
     text = [case] if source.alternative is None else [case, source.alternative]
     frame = _frame(config, text, used_columns((*model.utility, *(model.instruments or ()))), [chosen])
     return ChoiceData.from_frame(

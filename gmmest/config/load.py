@@ -21,15 +21,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from gmmest.config.schema import (
-    Config,
-    DataConfig,
-    EstimationConfig,
-    InstrumentsConfig,
-    ModelConfig,
-    Record,
-    SimulateConfig,
-)
+from gmmest.config.model_kinds import KINDS, PARTS, InstrumentsConfig
+from gmmest.config.record import Record
+from gmmest.config.schema import Config, DataConfig, EstimationConfig, SimulateConfig
 from gmmest.config.tree import MOST_BYTES, Findings, Node, Place, override, plain_scalar, read, short
 from gmmest.errors import Complaint, FileError
 
@@ -104,7 +98,7 @@ def loads(text: str, *, folder: str | Path, name: str = "<text>", overrides: Seq
     gmmest.errors.ConfigError: E101 unknown key 'dta'; did you mean 'data'?
       where: small.yaml, line 1, dta
       next:  the keys of a configuration are data, model, estimation
-    E102 model is missing: expected a mapping with kind, utility and instruments
+    E102 model is missing: expected a mapping with kind and the keys of that kind
     ...
     """
     return _config(text, name, Path(folder), None, overrides)
@@ -176,7 +170,7 @@ def _mapped(node: Node, key: str, function: Callable[[Node], Node]) -> Node:
     return replace(node, value={**node.value, key: function(node.value[key])})
 
 
-def _known(node: Node, known: Sequence[str], findings: Findings) -> Node:
+def _known(node: Node, known: Sequence[str], findings: Findings, kind: str = "") -> Node:
     """Keep the known keys only, and take a misspelt one for its neighbour."""
     if not isinstance(node.value, Mapping):
         return node
@@ -192,7 +186,7 @@ def _known(node: Node, known: Sequence[str], findings: Findings) -> Node:
         else:
             free = ""
         what = f"unknown key '{short(key)}'" + (f"; did you mean '{near}'?" if near else "")
-        section = node.path or "a configuration"
+        section = (node.path or "a configuration") + (f" of kind {kind}" if kind else "")
         findings.add("E101", what, below.place, below.path, f"the keys of {section} are {', '.join(known)}")
         if free:
             entries[free] = replace(below, guessed=True)
@@ -225,9 +219,37 @@ def _simulate(node: Node, findings: Findings) -> Node:
 
 
 def _model(node: Node, findings: Findings) -> Node:
-    node = _known(node, tuple(ModelConfig.model_fields), findings)
-    node = _mapped(node, "utility", lambda below: _terms(below, findings))
-    return _mapped(node, "instruments", lambda below: _instruments(below, findings))
+    if not isinstance(node.value, Mapping):
+        return node
+    kind, node = _kind(node, findings)
+    node = _known(node, tuple(KINDS[kind].model_fields), findings, kind)
+    if kind == "logit":
+        node = _mapped(node, "utility", lambda below: _terms(below, findings))
+        return _mapped(node, "instruments", lambda below: _instruments(below, findings))
+    for key in (*PARTS, "names", "columns", "moment_names"):
+        node = _mapped(node, key, _listed)
+    return _mapped(node, "start", functools.partial(_items, what="a finite number"))
+
+
+def _kind(node: Node, findings: Findings) -> tuple[str, Node]:
+    """Find the kind of a model; a misspelt one gets its complaint here and is then read as what is meant."""
+    entries = dict(node.value) if isinstance(node.value, Mapping) else {}
+    keys = sorted({key for record in KINDS.values() for key in record.model_fields})
+    key = next((k for k in entries if k not in keys and _nearest(k, keys) == "kind"), "kind")
+    key = "kind" if "kind" in entries else key
+    if key not in entries:
+        return "logit", node
+    written = entries[key]
+    if isinstance(written.value, str) and written.value in KINDS:
+        return written.value, node
+    near = _nearest(written.value, tuple(KINDS)) if isinstance(written.value, str) else ""
+    # Where the word is like none, its keys tell what else is worth saying.
+    meant = near or max(KINDS, key=lambda kind: len(entries.keys() & KINDS[kind].model_fields.keys()))
+    *most, last = KINDS
+    what = f"{written.path}: expected {', '.join(most)} or {last}, found {_found(written)}"
+    advice = f"did you mean '{near}'?" if near else "give a value, or leave the key out"
+    findings.add("E102", what, written.place, written.path, advice if near or written.value is None else "")
+    return meant, replace(node, value={**entries, key: replace(written, value=meant)})
 
 
 def _estimation(node: Node, findings: Findings) -> Node:
@@ -338,8 +360,8 @@ def _label(node: Node) -> Node:
 
 def _explain(error: ErrorDetails, root: Node, findings: Findings) -> None:
     """Put one error of a record in plain words and in its place."""
-    loc = tuple(part for part in error["loc"] if not _is_tag(part))
-    node, found_all = _at(root, loc)
+    loc = error["loc"]
+    node, found_all = _at(root, [part for part in loc if not _is_tag(part)])
     if loc and loc[-1] == "[key]":
         what = (
             f"{node.path}: '{short(loc[-2])}' is no name: expected 1 to 500 characters, none of them control"
@@ -365,11 +387,11 @@ def _explain(error: ErrorDetails, root: Node, findings: Findings) -> None:
 
 
 def _is_tag(part: int | str) -> bool:
-    """Whether a part of a location is the name of one of several types: see schema.Bandwidth."""
+    """Whether a part of a location is the tag of one of several types, such as schema.Bandwidth has."""
     return isinstance(part, str) and part.startswith("<") and part.endswith(">")
 
 
-def _at(root: Node, loc: tuple[int | str, ...]) -> tuple[Node, bool]:
+def _at(root: Node, loc: Sequence[int | str]) -> tuple[Node, bool]:
     """Find the node at a location, or else the last one on the way to it (and then False)."""
     node = root
     for part in loc:
@@ -393,6 +415,8 @@ def _field(loc: tuple[int | str, ...]) -> tuple[type[Record], FieldInfo | None]:
     for part in loc:
         if isinstance(part, int):
             field = None if field is None or _record_in(field.annotation) else field
+        elif part[1:-1] in KINDS and _is_tag(part):
+            record, field = KINDS[part[1:-1]], None
         elif part in record.model_fields:
             field = record.model_fields[part]
             record = _record_in(field.annotation) or record
@@ -452,7 +476,7 @@ def _advice(error: ErrorDetails, node: Node, loc: tuple[int | str, ...]) -> str:
     if kind == "string_too_long":
         return f"at most {error['ctx']['max_length']} characters"
     if kind == "literal_error" and isinstance(value, str):
-        if loc[-1] == "bandwidth" and isinstance(plain_scalar(value), (int, float)):
+        if "bandwidth" in loc and isinstance(plain_scalar(value), (int, float)):
             return f"write {value} without quotes"
         near = _nearest(value, _choices(_field(loc)[1]))
         return f"did you mean '{near}'?" if near else ""

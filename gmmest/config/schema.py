@@ -1,7 +1,5 @@
 """The records of a configuration: frozen, strict, and complete in their complaints.
 
-pydantic checks the type of every field; what holds *between* fields is said by ``broken_rules``,
-and :class:`Record` runs both always, so that a wrong type hides no broken rule and the reverse.
 A record is in normal form (``column: gc`` has become ``columns=("gc",)``): the spellings that a file
 may use are undone in ``load``, and ``as_dict`` writes them again.
 """
@@ -14,52 +12,29 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    ModelWrapValidatorHandler,
-    Tag,
-    ValidationError,
-    model_validator,
+from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from gmmest.config.model_kinds import (
+    InstrumentsConfig,
+    LogitConfig,
+    ModelConfig,
+    MomentFunctionConfig,
+    TermConfig,
+    kind_of,
 )
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
-
+from gmmest.config.record import ByName, Count, Name, Record, Values, printable_text, rule, value_of
 from gmmest.gmm.inference import SeName
 from gmmest.gmm.kernels import Kernel
 from gmmest.gmm.steps import StepsName
 from gmmest.gmm.weighting import ESTIMATORS, Estimator
 
-__all__ = [
-    "Config",
-    "DataConfig",
-    "EstimationConfig",
-    "InstrumentsConfig",
-    "ModelConfig",
-    "Record",
-    "SimulateConfig",
-    "TermConfig",
-]
+__all__ = ["Config", "DataConfig", "EstimationConfig", "SimulateConfig"]
 
-Item = TypeVar("Item")
-
-# Names become keys of JSON and YAML (a key of YAML has at most 1,024 characters), labels of tables
-# and lines on a terminal: a control character in one can do harm and no good.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # "C:/data" has one letter before the colon; a scheme has at least two.
 _ADDRESS = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+:[/\\]|(file|data|https?):)", re.IGNORECASE)
-
-
-def _printable(text: str) -> str:
-    if _CONTROL.search(text):
-        raise PydanticCustomError(
-            "E102", "control characters are not allowed here, found {text}", {"text": repr(text)}
-        )
-    return text
 
 
 def _local(path: str) -> str:
@@ -70,63 +45,10 @@ def _local(path: str) -> str:
     return path
 
 
-Name = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_printable)]
 LocalPath = Annotated[
-    str, Field(min_length=1, max_length=4000), AfterValidator(_printable), AfterValidator(_local)
+    str, Field(min_length=1, max_length=4000), AfterValidator(printable_text), AfterValidator(_local)
 ]
-# A billion: far beyond any memory, and far below where integers stop fitting into arrays.
-Count = Annotated[int, Field(ge=1, le=10**9)]
 Alternatives = Annotated[int, Field(ge=2, le=10**9)]
-
-
-class Record(BaseModel):
-    """A frozen record that knows its own rules.
-
-    Values have the exact type (``"10"`` is no number, ``10.0`` no whole number, ``true`` neither),
-    NaN and infinity are refused, and so are fields that do not exist.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    expected: ClassVar[str]
-    """What should have stood in the place of this record, in words."""
-
-    @classmethod
-    def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
-        """Find the rules between fields that ``raw``, of types not yet checked, breaks."""
-        yield from ()
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _types_and_rules(cls, raw: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        # A record made before has kept its rules.
-        if not isinstance(raw, dict):
-            return handler(raw)
-        errors = list(cls.broken_rules(raw))
-        try:
-            record = handler(raw)
-        except ValidationError as error:
-            errors = [*map(_again, error.errors(include_url=False)), *errors]
-        if errors:
-            raise ValidationError.from_exception_data(cls.__name__, errors)
-        return record
-
-
-def _again(error: ErrorDetails) -> InitErrorDetails:
-    """Take an error out of one ValidationError, for another; built-in kinds become custom ones."""
-    context = {**error.get("ctx", {}), "what": error["msg"]}
-    kind = PydanticCustomError(error["type"], "{what}", context)
-    return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"])
-
-
-def _rule(loc: tuple[str, ...], what: str, advice: str) -> InitErrorDetails:
-    kind = PydanticCustomError("E102", "{what}", {"what": what, "advice": advice})
-    return InitErrorDetails(type=kind, loc=loc, input=None)
-
-
-def _value(section: Any, key: str) -> Any:
-    """Get a field of a section that may be a record, a raw mapping or nonsense; None if absent."""
-    return section.get(key) if isinstance(section, Mapping) else getattr(section, key, None)
 
 
 class SimulateConfig(Record):
@@ -149,11 +71,11 @@ class SimulateConfig(Record):
         moments: Any = raw.get("moments")
         if _whole(features, moments) and 1 <= moments < features:
             what = f"data.simulate.moments is {moments}, fewer than the {features} features: not identified"
-            yield _rule(("moments",), what, f"set moments to {features} or more")
+            yield rule(("moments",), what, f"set moments to {features} or more")
         ends = raw.get("alternatives")
         if isinstance(ends, tuple) and len(ends) == 2 and _whole(*ends) and 2 <= ends[1] < ends[0]:
             what = f"data.simulate.alternatives falls from {ends[0]} to {ends[1]}"
-            yield _rule(("alternatives",), what, f"write [{ends[1]}, {ends[0]}]")
+            yield rule(("alternatives",), what, f"write [{ends[1]}, {ends[0]}]")
 
 
 def _whole(*values: object) -> bool:
@@ -184,77 +106,14 @@ class DataConfig(Record):
         """Check that there is one source, with what belongs to it."""
         if "path" in raw and "simulate" in raw:
             what = "data has both path and simulate; exactly one of them is wanted"
-            yield _rule(("simulate",), what, "delete one of the two")
+            yield rule(("simulate",), what, "delete one of the two")
         elif "simulate" in raw:
             for key in raw:
                 if key != "simulate":
-                    yield _rule((key,), f"data.{key} has no meaning with data.simulate", "delete it")
-        elif "path" in raw:
-            for key in ("case", "chosen"):
-                if key not in raw:
-                    what = f"data.{key} is missing: expected {cls.model_fields[key].description}"
-                    yield _rule((), what, f"add a line  {key}: COLUMN")
-        else:
+                    yield rule((key,), f"data.{key} has no meaning with data.simulate", "delete it")
+        elif "path" not in raw:
             what = "data has neither path nor simulate; exactly one of them is wanted"
-            yield _rule((), what, "add a line  path: FILE")
-
-
-class TermConfig(Record):
-    """One term of a utility: a constant, or a product of columns, perhaps for some alternatives only."""
-
-    expected: ClassVar[str] = "a term: a mapping with constant, column or columns"
-
-    constant: Name | None = Field(default=None, description="the label of an alternative")
-    columns: tuple[Name, ...] = Field(
-        default=(),
-        min_length=1,
-        description="a list of two or more columns' names (for one column write  column: NAME)",
-    )
-    only: tuple[Name, ...] = Field(
-        default=(), min_length=1, description="the label of an alternative, or a list of labels"
-    )
-    name: Name | None = Field(default=None, description="a name for the parameter")
-
-    @classmethod
-    def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
-        """Check that the term is of exactly one kind."""
-        if "constant" in raw and "columns" in raw:
-            yield _rule((), "a term has exactly one of constant, column and columns", "write two terms")
-        elif "constant" in raw and "only" in raw:
-            what = "a constant belongs to one alternative already; only has no meaning"
-            yield _rule(("only",), what, "delete it")
-        elif "constant" not in raw and "columns" not in raw:
-            what = "a term has exactly one of constant, column and columns; found none"
-            yield _rule((), what, "write for example  - column: NAME")
-
-
-class InstrumentsConfig(Record):
-    """The instruments: the model's own features (if ``features``), then ``terms``."""
-
-    expected: ClassVar[str] = "features, a list of terms, or {add: [terms]}"
-
-    features: bool = True
-    terms: tuple[TermConfig, ...] = Field(default=(), min_length=1, description="a list of at least one term")
-
-    @classmethod
-    def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
-        """Check that there is an instrument."""
-        if raw.get("features") is False and "terms" not in raw:
-            yield _rule((), "there are no instruments: neither features nor terms", "name some terms")
-
-
-class ModelConfig(Record):
-    """What explains the choices, and which instruments judge it."""
-
-    expected: ClassVar[str] = "a mapping with kind, utility and instruments"
-
-    kind: Literal["logit"] = "logit"
-    utility: tuple[TermConfig, ...] = Field(
-        default=(), min_length=1, description="a list of at least one term"
-    )
-    instruments: InstrumentsConfig = Field(
-        default=InstrumentsConfig(), description=InstrumentsConfig.expected
-    )
+            yield rule((), what, "add a line  path: FILE")
 
 
 Initial = Literal["instruments", "identity"]
@@ -263,32 +122,7 @@ Optimizer = Literal["lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead"]
 ExecutorName = Literal["serial", "threads"]
 
 
-class ByName(Mapping[str, Item]):
-    """A mapping that cannot be changed, and (unlike MappingProxyType) can be hashed and pickled."""
-
-    __slots__ = ("_pairs",)
-
-    def __init__(self, values: Mapping[str, Item]) -> None:
-        self._pairs = tuple(values.items())
-
-    def __getitem__(self, name: str) -> Item:
-        return dict(self._pairs)[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict(self._pairs))
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._pairs))
-
-    def __repr__(self) -> str:
-        return repr(dict(self._pairs))
-
-
 Ends = tuple[float | Literal["none"], float | Literal["none"]]
-Values = Annotated[Mapping[Name, float], AfterValidator(ByName)]
 
 # Which of two types a value should have is told by what it is, so that it is judged by one of them
 # and gets one complaint.  Tags stand in the location of an error: no name of a user looks like them.
@@ -357,20 +191,20 @@ class EstimationConfig(Record):
             for key, users in USERS.items():
                 if raw.get(key, ()) != () and weighting not in users:
                     what = f"estimation.{key} has no use with weighting {weighting}"
-                    yield _rule((key,), what, f"write  weighting: {' or '.join(users)},  or delete {key}")
+                    yield rule((key,), what, f"write  weighting: {' or '.join(users)},  or delete {key}")
             if weighting == "unadjusted" and raw.get("centred") is True:
                 what = "centred has no meaning with weighting unadjusted: what a model implies has mean zero"
-                yield _rule(("centred",), what, "write  weighting: robust,  or delete centred")
+                yield rule(("centred",), what, "write  weighting: robust,  or delete centred")
         held = {key: raw.get(key) for key in ("fixed", "tied", "bounds")}
         seen: dict[str, str] = {}
         for key, names in held.items():
             for name in names if isinstance(names, Mapping) else ():
                 if name in seen:
                     what = f"estimation.{key} names {name!r}, and so does estimation.{seen[name]}"
-                    yield _rule((key, name), what, "a parameter is fixed, tied or bounded")
+                    yield rule((key, name), what, "a parameter is fixed, tied or bounded")
                 seen[name] = key
         if held["bounds"] and raw.get("optimizer") == "bfgs":
-            yield _rule(("optimizer",), "the optimizer bfgs knows no bounds", "write lsq or lbfgsb")
+            yield rule(("optimizer",), "the optimizer bfgs knows no bounds", "write lsq or lbfgsb")
 
 
 class Config(Record):
@@ -378,7 +212,9 @@ class Config(Record):
 
     Parameters
     ----------
-    data, model, estimation : DataConfig, ModelConfig, EstimationConfig
+    data : DataConfig
+    model : LogitConfig, LinearIVConfig, ExponentialIVConfig or MomentFunctionConfig
+    estimation : EstimationConfig
         The settings, defaults filled in.
     folder : Path
         Where relative names of input files start.
@@ -404,7 +240,7 @@ class Config(Record):
     expected: ClassVar[str] = "a mapping with data, model and estimation"
 
     data: DataConfig = Field(description=DataConfig.expected)
-    model: ModelConfig = Field(description=ModelConfig.expected)
+    model: ModelConfig = Field(description="a mapping with kind and the keys of that kind")
     estimation: EstimationConfig = Field(default=EstimationConfig(), description=EstimationConfig.expected)
     folder: Path = Path()
     path: Path | None = None
@@ -413,6 +249,14 @@ class Config(Record):
     def data_path(self) -> Path | None:
         """The data file, seen from the working directory; None for simulated data."""
         return None if self.data.path is None else self.folder / self.data.path
+
+    @property
+    def executes(self) -> str | None:
+        """The function of a Python file that a fit of this configuration runs; None if there is none."""
+        if not isinstance(self.model, MomentFunctionConfig):
+            return None
+        file, _, function = self.model.function.partition(":")
+        return f"{file}.py:{function}"
 
     @property
     def sha256(self) -> str:
@@ -429,45 +273,70 @@ class Config(Record):
         """Check that the model and the weighting fit their data."""
         data, model = raw.get("data"), raw.get("model")
         yield from _broken_roles(data, raw.get("estimation"))
-        simulate, path = _value(data, "simulate"), _value(data, "path")
-        if simulate is not None and path is None and isinstance(model, Mapping):
-            for key in ("utility", "instruments"):
-                if key in model:
-                    what = f"model.{key} has no meaning with data.simulate: its columns have no names"
-                    yield _rule(("model", key), what, "delete it")
-        if path is None or simulate is not None or model is None:
+        if data is None or model is None:
             return
-        if isinstance(model, Mapping) and "utility" not in model:
-            yield _rule(
-                ("model",), "model.utility is missing: expected a list of terms", "add a line  utility:"
-            )
-        if _value(data, "alternative") is None and (user := _user_of_labels(model)):
-            what = f"data.alternative is missing: expected the column in which {user} finds its label"
-            yield _rule(("data",), what, "add a line  alternative: COLUMN")
+        if kind_of(model) == "logit":
+            yield from _broken_choices(data, model)
+            return
+        for key in _keys(data):
+            if key in CHOICES_ONLY:
+                what = f"data.{key} has no meaning with model.kind {kind_of(model)}"
+                yield rule(("data", key), what, "delete it")
+
+
+CHOICES_ONLY = ("case", "alternative", "chosen", "on_bad_sets", "missing", "simulate")
+"""Keys of data that are about choice sets."""
+
+
+def _keys(section: Any) -> list[str]:
+    """Keys that were given in a section that may be a record, a raw mapping or nonsense."""
+    given = section if isinstance(section, Mapping) else getattr(section, "model_fields_set", ())
+    return [str(key) for key in given]
+
+
+def _broken_choices(data: Any, model: Any) -> Iterator[InitErrorDetails]:
+    """Check that choices have what makes them choices, and a model that can be made of them."""
+    simulate, path = value_of(data, "simulate"), value_of(data, "path")
+    if simulate is not None and path is None and isinstance(model, Mapping):
+        for key in ("utility", "instruments"):
+            if key in model:
+                what = f"model.{key} has no meaning with data.simulate: its columns have no names"
+                yield rule(("model", key), what, "delete it")
+    if path is None or simulate is not None:
+        return
+    for key in ("case", "chosen"):
+        if key not in _keys(data):
+            what = f"data.{key} is missing: expected {DataConfig.model_fields[key].description}"
+            yield rule(("data",), what, f"add a line  {key}: COLUMN")
+    if isinstance(model, Mapping) and "utility" not in model:
+        yield rule(("model",), "model.utility is missing: expected a list of terms", "add a line  utility:")
+    if value_of(data, "alternative") is None and (user := _user_of_labels(model)):
+        what = f"data.alternative is missing: expected the column in which {user} finds its label"
+        yield rule(("data",), what, "add a line  alternative: COLUMN")
 
 
 def _broken_roles(data: Any, estimation: Any) -> Iterator[InitErrorDetails]:
     """Check that clusters and time are there where they are used, and used where they are there."""
-    weighting, named = _value(estimation, "weighting") or "robust", _value(data, "cluster") or ()
+    weighting, named = value_of(estimation, "weighting") or "robust", value_of(data, "cluster") or ()
     if data is None or weighting not in ESTIMATORS or not isinstance(named, tuple):
         return
-    if _value(data, "time") is not None and weighting != "kernel":
+    if value_of(data, "time") is not None and weighting != "kernel":
         what = f"data.time has no use with weighting {weighting}: it orders observations for their lags"
-        yield _rule(("data", "time"), what, "write  estimation.weighting: kernel,  or delete time")
+        yield rule(("data", "time"), what, "write  estimation.weighting: kernel,  or delete time")
     if weighting not in ("cluster", "twoway"):
         if named:
             what = f"data.cluster has no use with weighting {weighting}"
-            yield _rule(("data", "cluster"), what, "write  estimation.weighting: cluster,  or delete cluster")
+            yield rule(("data", "cluster"), what, "write  estimation.weighting: cluster,  or delete cluster")
         return
     if not named:
-        simulated = _value(data, "simulate") is not None
+        simulated = value_of(data, "simulate") is not None
         what = f"weighting {weighting} needs data.cluster" + (
             ", and simulated choices have none" if simulated else ": expected the column with ids of groups"
         )
         where = ("estimation",) if simulated else ("data",)
-        yield _rule(where, what, "" if simulated else "add a line  cluster: COLUMN")
+        yield rule(where, what, "" if simulated else "add a line  cluster: COLUMN")
         return
-    chosen = _value(estimation, "cluster") or named
+    chosen = value_of(estimation, "cluster") or named
     if not isinstance(chosen, tuple):
         return
     for name in chosen:
@@ -475,24 +344,24 @@ def _broken_roles(data: Any, estimation: Any) -> Iterator[InitErrorDetails]:
             near = get_close_matches(name, [other for other in named if isinstance(other, str)], 1)
             advice = f"did you mean '{near[0]}'?" if near else ""
             what = f"estimation.cluster names {name[:100]!r}, and data.cluster does not"
-            yield _rule(("estimation", "cluster"), what, advice)
+            yield rule(("estimation", "cluster"), what, advice)
     wanted = 2 if weighting == "twoway" else 1
     if len(chosen) != wanted:
         what = (
             f"weighting {weighting} takes {('one cluster', 'two clusters')[wanted - 1]}, found {len(chosen)}"
         )
-        section = "estimation" if _value(estimation, "cluster") else "data"
+        section = "estimation" if value_of(estimation, "cluster") else "data"
         advice = f"name {'it' if wanted == 1 else 'them'} in  estimation.cluster"
-        yield _rule((section, "cluster"), what, advice if len(chosen) > wanted else "name another column")
+        yield rule((section, "cluster"), what, advice if len(chosen) > wanted else "name another column")
 
 
 def _user_of_labels(model: Any) -> str:
     """Find the first term that names alternatives; empty if none does."""
-    instruments = _value(_value(model, "instruments"), "terms")
-    for path, terms in (("model.utility", _value(model, "utility")), ("model.instruments", instruments)):
+    instruments = value_of(value_of(model, "instruments"), "terms")
+    for path, terms in (("model.utility", value_of(model, "utility")), ("model.instruments", instruments)):
         for i, term in enumerate(terms if isinstance(terms, tuple) else ()):
             for key in ("constant", "only"):
-                if _value(term, key):
+                if value_of(term, key):
                     return f"{key} of {path}[{i}]"
     return ""
 
@@ -511,10 +380,13 @@ def _written(value: Any) -> Any:
         return {"add": terms} if terms else "features"
     if isinstance(value, DataConfig) and value.simulate is not None:
         return {"simulate": _written(value.simulate)}
+    if isinstance(value, Config) and not isinstance(value.model, LogitConfig):
+        data = {key: item for key, item in _written(value.data).items() if key not in CHOICES_ONLY}
+        return {"data": data, "model": _written(value.model), "estimation": _written(value.estimation)}
     if isinstance(value, EstimationConfig):
         unused = [key for key, users in USERS.items() if value.weighting not in users]
         return _given(value, leave_out=tuple(unused))
-    if isinstance(value, ModelConfig) and not value.utility:
+    if isinstance(value, LogitConfig) and not value.utility:
         return {"kind": value.kind}
     if isinstance(value, Record):
         return _given(value, leave_out=("folder", "path") if isinstance(value, Config) else ())

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from gmmest.derivatives.backends import as_backend
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.audit import AuditRow, audited, exact_reference
-from gmmest.gmm.estimator import GMMEstimator, starting_point
+from gmmest.gmm.estimator import GMMEstimator, Start, starting_point
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.results import GMMResults
 
-__all__ = ["BackendRow", "Comparison", "compare"]
+__all__ = ["BackendRow", "Comparison", "comparable", "compare"]
 
 Array = NDArray[np.float64]
 
@@ -89,7 +89,15 @@ class Comparison:
         return tuple(found)
 
 
-def compare(estimator: GMMEstimator, grads: Sequence[str], rounds: int = 15) -> Comparison:
+def comparable(estimator: GMMEstimator) -> tuple[str, ...]:
+    """Backends to compare where none is named; ``analytic`` has no derivative of an S that moves."""
+    by_hand = getattr(estimator.model, "moment_sum_and_jacobian", None) is not None
+    return ("fd", "forward", "jax", *(("analytic",) if by_hand and estimator.steps != "cue" else ()))
+
+
+def compare(
+    estimator: GMMEstimator, grads: Sequence[str], rounds: int = 15, start: Start = None
+) -> Comparison:
     """Measure backends against each other on one estimation problem.
 
     Times are minima over rounds in which the backends take turns, on one thread; every round moves
@@ -102,6 +110,8 @@ def compare(estimator: GMMEstimator, grads: Sequence[str], rounds: int = 15) -> 
     grads : sequence of str
         Names of backends.
     rounds : int
+    start : mapping or sequence of float, optional
+        As in :meth:`.GMMEstimator.fit`.
 
     Returns
     -------
@@ -109,11 +119,11 @@ def compare(estimator: GMMEstimator, grads: Sequence[str], rounds: int = 15) -> 
     """
     sample = estimator.model.sample(estimator.data)
     with single_blas_thread():
-        start = starting_point(None, sample)
-        reference = exact_reference(estimator.model, sample, start)
-        fit = replace(estimator, grad=reference).fit()
+        first = starting_point(start, sample)
+        reference = exact_reference(estimator.model, sample, first)
+        fit = replace(estimator, grad=reference).fit(start)
         # derivatives are easy at the estimate of a just identified model: look at the start as well
-        points = {"start": start, "estimate": fit.theta}
+        points = {"start": first, "estimate": fit.theta}
         exact = Moments(estimator.model, sample, reference)
         truth = {place: exact.value_and_jacobian(theta)[1] for place, theta in points.items()}
         candidates = {}
@@ -121,16 +131,16 @@ def compare(estimator: GMMEstimator, grads: Sequence[str], rounds: int = 15) -> 
             moments = Moments(estimator.model, sample, as_backend(name))
             begin = time.perf_counter()
             rows_of = audited(moments, as_backend(name), points, truth)
-            moments.value_and_vjp(start)[1](np.ones(len(sample.moment_names)))
+            moments.value_and_vjp(first)[1](np.ones(len(sample.moment_names)))
             candidates[name] = (moments, tuple(rows_of), time.perf_counter() - begin)
         plain = Moments(estimator.model, sample, "auto")
         times = _times(plain, {name: c[0] for name, c in candidates.items()}, fit, rounds)
         rows = []
-        for name, (_, audit_rows, first) in candidates.items():
-            own = replace(estimator, grad=name).fit()
+        for name, (_, audit_rows, first_call) in candidates.items():
+            own = replace(estimator, grad=name).fit(start)
             value, gradient, jacobian = times[name]
             rows.append(
-                BackendRow(name, value, gradient, jacobian, audit_rows, first, own, _digits(own, fit))
+                BackendRow(name, value, gradient, jacobian, audit_rows, first_call, own, _digits(own, fit))
             )
     return Comparison(
         tuple(rows), reference, sample.n_obs, sample.n_rows, len(sample.moment_names), len(sample.names)

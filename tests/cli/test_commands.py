@@ -128,6 +128,32 @@ def test_set_overrides_one_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(out)["optimizer"] == "bfgs"
 
 
+def test_set_takes_weights_clusters_and_time(capsys: pytest.CaptureFixture[str]) -> None:
+    linear = str(ROOT / "configs" / "linear_iv.yaml")
+    errors = []
+    for overrides in (
+        [],
+        ["estimation.small_sample=true"],
+        ["data.cluster=[]", "estimation.weighting=robust"],
+        ["data.cluster=[town, mother]", "estimation.weighting=twoway"],
+        ["data.cluster=[]", "estimation.weighting=kernel", "data.time=exper", "estimation.bandwidth=2"],
+        ["data.frequency=school"],
+    ):
+        options = [text for override in overrides for text in ("--set", override)]
+        code, out, _ = run(capsys, "fit", linear, "--json", *options)
+        assert code == VERIFIED
+        errors.append(json.loads(out)["bse"]["school"])
+    assert len(set(errors)) == len(errors)
+
+
+def test_clusters_without_a_column_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "fit", LOGIT, "--set", "estimation.weighting=cluster")
+    assert (code, out) == (BAD_INPUT, "")
+    assert "E102 weighting cluster needs data.cluster: expected the column with ids of groups" in err
+    arguments = ["--set", "data.cluster=hinc", "--set", "estimation.weighting=cluster"]
+    assert run(capsys, "fit", LOGIT, *arguments)[0] == VERIFIED
+
+
 def test_the_command_offers_exactly_the_backends_that_have_a_name() -> None:
     assert set(GRADS) == set(BACKENDS)
 
@@ -270,6 +296,40 @@ def test_compare_measures_errors_and_digits(capsys: pytest.CaptureFixture[str]) 
     assert by_name["forward"]["max_relative_error"] < 1e-12
     assert 1e-12 < by_name["fd"]["max_relative_error"] < 1e-5
     assert by_name["forward"]["digits"] > 10 > by_name["fd"]["digits"]
+
+
+def test_compare_leaves_out_analytic_where_nothing_is_written_by_hand(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    moments = str(ROOT / "configs" / "moments.yaml")
+    code, out, err = run(capsys, "compare", moments, "--rounds", "1", "--json")
+    answer = json.loads(out)
+    assert code == VERIFIED
+    assert [row["grad"] for row in answer["backends"]] == ["fd", "forward", "jax"]
+    assert err == "executes moments.py:wage_and_spread, named by model.function\n"
+    code, out, err = run(capsys, "compare", moments, "--rounds", "1", "--grad", "analytic")
+    assert (code, out) == (BAD_INPUT, "")
+    assert "E607 grad 'analytic' was asked for" in err
+
+
+def test_compare_takes_regressions_with_weights_and_clusters(capsys: pytest.CaptureFixture[str]) -> None:
+    linear = str(ROOT / "configs" / "linear_iv.yaml")
+    code, out, _ = run(
+        capsys, "compare", linear, "--rounds", "1", "--grad", "forward", "--grad", "analytic", "--json"
+    )
+    assert code == VERIFIED
+    assert all(row["verified"] and row["digits"] > 10 for row in json.loads(out)["backends"])
+
+
+def test_compare_starts_where_the_configuration_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """Another way to the minimum takes another number of passes."""
+    passes = []
+    for start in ("{}", "{gc: 2.0}"):
+        arguments = ["--grad", "forward", "--rounds", "1", "--json", "--set", f"estimation.start={start}"]
+        code, out, _ = run(capsys, "compare", OVERIDENTIFIED, *arguments)
+        assert code == VERIFIED
+        passes.append(json.loads(out)["backends"][0]["evaluations"])
+    assert passes[1] != passes[0]
 
 
 # --- interruption ---------------------------------------------------------------------------------------------

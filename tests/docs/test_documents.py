@@ -25,8 +25,9 @@ from gmmest_cli import main as command_line
 from ruamel.yaml import YAML
 
 from gmmest import config
-from gmmest.config import schema
+from gmmest.config import model_kinds, schema
 from gmmest.config.load import _TERM_KEYS
+from gmmest.config.record import ByName
 from gmmest.derivatives.backends import BACKENDS
 
 ROOT = Path(__file__).parents[2]
@@ -254,32 +255,49 @@ def table_rows(path: Path, first: str) -> list[list[str]]:
     return rows
 
 
+CONFIGURATION = ROOT / "docs" / "configuration.md"
 SECTIONS = {
     "data": (schema.DataConfig, tuple(schema.DataConfig.model_fields)),
     "data.simulate": (schema.SimulateConfig, tuple(schema.SimulateConfig.model_fields)),
-    "model": (schema.ModelConfig, tuple(schema.ModelConfig.model_fields)),
-    "model.utility[]": (schema.TermConfig, _TERM_KEYS),
+    "model.utility[]": (model_kinds.TermConfig, _TERM_KEYS),
     "estimation": (schema.EstimationConfig, tuple(schema.EstimationConfig.model_fields)),
+    # keys of models are documented below the heading of their kind
+    **{f"{kind} model": (record, tuple(record.model_fields)) for kind, record in model_kinds.KINDS.items()},
 }
 
 
+def documented_keys() -> dict[str, list[str]]:
+    """Default and meaning of each key, as it is written; a kind stands before a key of models."""
+    found: dict[str, list[str]] = {}
+    kind = ""
+    for line in CONFIGURATION.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+            kind = heading if heading in model_kinds.KINDS else ""
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if re.fullmatch(r"`[a-z_]+\.[a-z.\[\]_]+`", cells[0]) and line.startswith("|"):
+            key = cells[0].strip("`")
+            of_kind = f"{kind} " if kind and "[]" not in key else ""
+            assert of_kind + key not in found, key
+            found[of_kind + key] = cells[1:]
+    return found
+
+
 def test_every_key_is_documented_with_its_default() -> None:
-    documented = {
-        row[0]: row[1].strip("`") for row in table_rows(ROOT / "docs/configuration.md", r"[a-z.\[\]_]+")
-    }
+    documented = {key: cells[0].strip("`") for key, cells in documented_keys().items()}
     expected = {}
     for section, (record, keys) in SECTIONS.items():
         for key in keys:
             field = record.model_fields.get(key)
             default = None if field is None or field.is_required() else field.get_default()
-            missing = {(): None, schema.InstrumentsConfig(): "features", schema.ByName({}): None}
+            missing = {(): None, model_kinds.InstrumentsConfig(): "features", ByName({}): None}
             default = missing.get(default, default)
             expected[f"{section}.{key}"] = "none" if default is None else str(default)
     assert documented == expected
 
 
 def test_every_choice_is_documented() -> None:
-    text = {row[0]: " ".join(row[2:]) for row in table_rows(ROOT / "docs/configuration.md", r"[a-z.\[\]_]+")}
+    text = {key: " ".join(cells[1:]) for key, cells in documented_keys().items()}
     for section, (record, _) in SECTIONS.items():
         for key, field in record.model_fields.items():
             for choice in filter(lambda each: isinstance(each, str), get_args(field.annotation)):
