@@ -119,7 +119,7 @@ class DataConfig(Record):
 Initial = Literal["instruments", "identity"]
 Grad = Literal["auto", "fd", "fd-central", "complex", "forward", "jax", "jax-forward", "analytic"]
 Optimizer = Literal["lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead"]
-ExecutorName = Literal["serial", "threads"]
+ExecutorName = Literal["serial", "threads", "dask"]
 
 
 Ends = tuple[float | Literal["none"], float | Literal["none"]]
