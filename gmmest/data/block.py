@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmmest.data.columns import FloatArray, IntArray, frozen
+from gmmest.data.observations import Observations
 from gmmest.errors import Complaint, ConfigError
 
 __all__ = ["Block", "block_ranges"]
@@ -82,6 +83,36 @@ class Block:
             frozen(bounds - bounds[0]),
             None if self.weight is None else self.weight[rows],
             None if self.frequency is None else self.frequency[rows],
+        )
+
+    def entries_at(self, sets: IntArray, seen: Observations) -> Block:
+        """Choice sets by their places, in that order, each as often as it is named; copies.
+
+        Parameters
+        ----------
+        sets : (k,) int64
+        seen : Observations
+            Their weights and frequencies, which take the place of the block's own.
+
+        Examples
+        --------
+        >>> from gmmest.data.choice_data import ChoiceData
+        >>> data = ChoiceData.from_arrays(features=np.eye(4), chosen=[1, 0, 0, 1], offsets=[0, 2, 4])
+        >>> data.block().entries_at(np.array([1, 1]), Observations()).chosen
+        array([0., 1., 0., 1.])
+        """
+        sizes = np.diff(self.offsets)[sets]
+        offsets = np.concatenate(([0], np.cumsum(sizes)))
+        rows = np.repeat(self.offsets[sets] - offsets[:-1], sizes) + np.arange(offsets[-1])
+        features = self.features[rows]
+        mass, frequency = seen.mass, seen.frequency
+        return Block(
+            features,
+            features if self.instruments is self.features else self.instruments[rows],
+            self.chosen[rows],
+            frozen(offsets),
+            None if mass is None else np.repeat(mass, sizes),
+            None if frequency is None else np.repeat(frequency, sizes),
         )
 
     @property

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from gmmest.data.columns import (
     Arrow,
     FloatArray,
+    IntArray,
     absent,
     accept,
     as_float64,
@@ -57,6 +58,10 @@ class Rows:
 
     columns: Mapping[str, Any]
     observation_weight: Any = None
+
+    def entries_at(self, places: IntArray, seen: Observations) -> Rows:
+        """Rows by their places, in that order, with the weights of ``seen`` instead of their own."""
+        return Rows({name: array[places] for name, array in self.columns.items()}, seen.mass)
 
     @property
     def n_rows(self) -> int:

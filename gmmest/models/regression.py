@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.observations import Observations
 from gmmest.data.table import Table
 from gmmest.errors import Complaint, ConfigError, printable
 from gmmest.models.absorption import Grouped, grouped
@@ -42,6 +43,10 @@ class RegressionRows:
     Z: Array
     weight: Array | None = None
     frequency: Array | None = None
+
+    def entries_at(self, places: NDArray[np.int64], seen: Observations) -> RegressionRows:
+        """Rows by their places, in that order, with the weights and frequencies of ``seen``."""
+        return RegressionRows(self.y[places], self.X[places], self.Z[places], seen.mass, seen.frequency)
 
     def weighted(self, values: Array) -> Array:
         """Values (n,) or (n, k) times the weights of the rows."""
