@@ -45,11 +45,14 @@ class SecondMoments:
         ``sum_i g_i g_i'``, or what the model implies; the latter needs all data in one block.
     n_obs : int
         N.
+    centre : array (M,), optional
+        What is taken off every contribution, see :class:`.moments.Moments`.
     """
 
     model: MomentModel
     estimator: Estimator
     n_obs: int
+    centre: Array | None = None
 
     def sample(self, data: Any) -> Sample:
         """The model's own sample."""
@@ -65,8 +68,13 @@ class SecondMoments:
             implied = self.model.unadjusted_covariance(  # type: ignore[attr-defined]
                 theta, self.n_obs, lambda function: function(block)
             )
-            return np.concatenate([moment_sum(self.model)(theta, block), self.n_obs * np.ravel(implied)])
+            total = moment_sum(self.model)(theta, block)
+            if self.centre is not None:
+                total = total - self.n_obs * self.centre
+            return np.concatenate([total, self.n_obs * np.ravel(implied)])
         rows = self.model.contributions(theta, block)
+        if self.centre is not None:
+            rows = rows - self.centre
         return np.concatenate([np.sum(rows, axis=0), np.ravel(rows.T @ rows)])
 
 
@@ -91,7 +99,7 @@ def second_moments(
         raise _no_such_s(estimator)
     chosen = as_backend(backend)
     sample = moments.sample.whole() if estimator == "unadjusted" else moments.sample
-    model = SecondMoments(moments.model, estimator, sample.n_obs)  # type: ignore[arg-type]
+    model = SecondMoments(moments.model, estimator, sample.n_obs, moments.centre)  # type: ignore[arg-type]
     entries = tuple(f"S of {a} and {b}" for a in sample.moment_names for b in sample.moment_names)
     named = _with_names(sample, (*sample.moment_names, *entries))
     engine = Jax(mode="forward") if chosen == Jax() else chosen

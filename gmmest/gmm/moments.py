@@ -60,6 +60,8 @@ class Moments:
         Called with the number of passes at each one.
     bounds : (lower, upper), optional
         Of theta, each (P,); finite differences take no step beyond them.
+    centre : array (M,), optional
+        What is taken off every contribution: the moments of another sample, where a bootstrap recentres.
 
     Attributes
     ----------
@@ -84,12 +86,14 @@ class Moments:
         executor: Executor | None = None,
         watch: Callable[[int], None] | None = None,
         bounds: tuple[Array, Array] | None = None,
+        centre: Array | None = None,
     ) -> None:
         chosen = as_backend(backend)
         self.model = model
         self.sample = sample.whole() if chosen.whole else sample
         self.executor = executor or Serial()
         self.evaluations = 0
+        self.centre = centre
         self._watch = watch
         self._bounds = bounds
         self._function = moment_sum(model)
@@ -121,7 +125,7 @@ class Moments:
         if self._kept is not None and self._kept[0] == theta.tobytes():
             return self._kept[1]
         sums = self._folded(lambda block: np.asarray(self._function(theta, block)))
-        return self._finite(sums / self.sample.n_obs, theta)
+        return self._finite(self._centred(sums / self.sample.n_obs), theta)
 
     def value_and_jacobian(self, theta: Array) -> tuple[Array, Array]:
         """Mean moments and their Jacobian G, (M,) and (M, P); one pass."""
@@ -135,7 +139,7 @@ class Moments:
 
             self._passed()
             total = fold(self.executor.map(sums, blocks))
-            value = self._finite(total.moments / total.count, theta)
+            value = self._finite(self._centred(total.moments / total.count), theta)
             jacobian = total.jacobian / total.count
             self._finite(np.abs(jacobian).max(axis=1), theta, "derivatives of ")
             self._kept = (key, value, jacobian)
@@ -150,7 +154,7 @@ class Moments:
             lambda block: self._prepared.value_and_vjp(theta, block), self.sample.blocks
         )
         n = self.sample.n_obs
-        value = self._finite(fold([part[0] for part in parts]) / n, theta)
+        value = self._finite(self._centred(fold([part[0] for part in parts]) / n), theta)
         return value, lambda v: fold(self.executor.map(lambda part: part[1](v), parts)) / n
 
     def _value_and_later_vjp(self, theta: Array) -> tuple[Array, Callable[[Array], Array]]:
@@ -197,6 +201,9 @@ class Moments:
     def _folded(self, function: Callable[[Any], Any]) -> Any:
         self._passed()
         return fold(self.executor.map(function, self.sample.blocks))
+
+    def _centred(self, mean: Array) -> Array:
+        return mean if self.centre is None else mean - self.centre
 
     def _passed(self) -> None:
         self.evaluations += 1

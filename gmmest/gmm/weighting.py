@@ -270,7 +270,9 @@ def moment_covariance(moments: Moments, theta: Array, weighting: Weighting) -> M
         s = factor * implied(theta, n, moments.total)
         return MomentCovariance(s, "unadjusted", n, options, factor)
     seen = moments.sample.observations
-    mean = moments.value(theta) if options.centred else None
+    mean = moments.centre
+    if options.centred:
+        mean = moments.value(theta) if mean is None else mean + moments.value(theta)
     if options.estimator == "robust" and seen.frequency is None:
 
         def squares(block: object) -> Array:
