@@ -74,6 +74,9 @@ class Plan:
     starts : int or tuple of array (F,) or None
         Number of starts in all, or those beside the first.
     lower, upper : array (F,)
+    near : bool
+        Whether starts are close to a minimum: Gauss-Newton steps come first, and the optimizer only where the
+        certificate refuses what they found.
     """
 
     steps: StepsName
@@ -86,6 +89,7 @@ class Plan:
     starts: int | tuple[Array, ...] | None
     lower: Array
     upper: Array
+    near: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,10 +316,26 @@ def _fit_once(plan: Plan, moments: Moments, make: MakeCriterion, start: Array) -
         plan.lower / scale,
         plan.upper / scale,
     )
+    if plan.near:
+        near = _ended(plan, moments, criterion, problem, Outcome(start / scale, np.nan, 0, "started near"))
+        if near.certificate.verified:
+            return near
     outcome = minimise(problem, start / scale, plan.optimizer, plan.maxiter)
+    return _ended(plan, moments, criterion, problem, outcome)
+
+
+def _ended(
+    plan: Plan,
+    moments: Moments,
+    criterion: Criterion | ContinuousCriterion,
+    problem: Problem,
+    outcome: Outcome,
+) -> Fitted:
+    """Polish what an optimizer found, and judge."""
     z, _ = polish(problem, outcome.point)
     if isinstance(criterion, ContinuousCriterion):
         z = _newton(problem, z)
+    scale = criterion.scale
     theta = scale * z
     check = getattr(moments.model, "check_existence", None)
     if check is not None:
