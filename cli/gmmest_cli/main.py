@@ -153,6 +153,83 @@ def compare(
     return 0 if not outcome.complaints else NOT_VERIFIED
 
 
+@cli.command()
+@_config
+@click.option("--replications", type=click.IntRange(min=2), default=999, show_default=True, help="How many.")
+@click.option(
+    "--kind",
+    type=click.Choice(("pairs", "cluster", "wild")),
+    default="pairs",
+    show_default=True,
+    help="Draw observations, draw clusters, or multiply scores by random numbers.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--cluster", help="Which clusters, where the configuration names more than one.")
+@click.option(
+    "--multipliers",
+    type=click.Choice(("rademacher", "mammen", "webb")),
+    default="rademacher",
+    show_default=True,
+    help="Random numbers of --kind wild.",
+)
+@click.option("--recentre/--no-recentre", default=True, show_default=True, help="Recentred moments.")
+@_set
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder for bootstrap.json, bootstrap.txt and the draws."
+)
+@click.option("--resume", is_flag=True, help="Go on with the draws that --out has from a run that was ended.")
+def bootstrap(
+    config: str,
+    replications: int,
+    kind: Any,
+    seed: int,
+    cluster: str | None,
+    multipliers: Any,
+    recentre: bool,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    out: str | None,
+    resume: bool,
+) -> int:
+    """Bootstrap the estimate of the model that CONFIG describes.
+
+    With --out every finished draw is kept, and --resume goes on from there to the same bits. Exit code 3
+    means that the estimate itself is not verified.
+    """
+    from gmmest_cli import show
+
+    if resume and out is None:
+        raise click.UsageError("--resume goes on in a folder: --out FOLDER")
+    settings = _loaded(config, overrides, None)
+    from gmmest.config.build import fit as fit_config
+
+    with show.progress() as watch:
+        result = fit_config(settings, watch)
+    if not result.verified:
+        click.echo(result.verdict(), err=True)
+        return NOT_VERIFIED
+    with show.replications() as watch_draws:
+        found = result.bootstrap(
+            replications,
+            kind,
+            seed=seed,
+            recentre=recentre,
+            cluster=cluster,
+            multipliers=multipliers,
+            path=None if out is None else show.draws_file(out),
+            resume=resume,
+            watch=watch_draws,
+        )
+    if out is not None:
+        show.write_bootstrap(found, out, resume)
+    if as_json:
+        click.echo(found.to_json())
+    else:
+        show.bootstrap(found)
+    return 0
+
+
 def _loaded(path: str, overrides: tuple[str, ...], grad: str | None) -> Any:
     from gmmest.config import load
 

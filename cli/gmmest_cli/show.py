@@ -18,10 +18,21 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from gmmest.config import Config
+    from gmmest.gmm.bootstrap import Bootstrap
     from gmmest.gmm.compare import Comparison
     from gmmest.gmm.results import GMMResults
 
-__all__ = ["comparison", "comparison_json", "progress", "result", "write"]
+__all__ = [
+    "bootstrap",
+    "comparison",
+    "comparison_json",
+    "draws_file",
+    "progress",
+    "replications",
+    "result",
+    "write",
+    "write_bootstrap",
+]
 
 WIDEST = 96
 """Columns that the widest table needs."""
@@ -43,6 +54,22 @@ def result(fitted: GMMResults) -> None:
     heading, rows = fitted.table()
     console.print(_table(heading, rows))
     for note in fitted.notes:
+        console.print(Text(f"note: {note}"), soft_wrap=True)
+
+
+def bootstrap(found: Bootstrap) -> None:
+    """Verdict, facts, estimates with their intervals, and what was left out."""
+    _print_bootstrap(_console(), found)
+
+
+def _print_bootstrap(console: Console, found: Bootstrap) -> None:
+    console.print(Text(found.verdict(), style="bold red" if found.failures else "bold green"), soft_wrap=True)
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for label, text in found.facts():
+        facts.add_row(Text(label, style="dim"), Text(text))
+    console.print(facts)
+    console.print(_table(*found.table()))
+    for note in found.all_notes:
         console.print(Text(f"note: {note}"), soft_wrap=True)
 
 
@@ -139,6 +166,31 @@ def write(fitted: GMMResults, settings: Config, folder: str, force: bool) -> Non
     write_run(Path(folder), files, force)
 
 
+def draws_file(folder: str) -> Path:
+    """Where a run folder, made if need be, keeps its replications."""
+    from gmmest.errors import Complaint, FileError
+
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"cannot make the folder: {error.strerror or error}"
+        raise FileError(Complaint("E501", what, folder, "another --out")) from error
+    return Path(folder) / "draws.journal"
+
+
+def write_bootstrap(found: Bootstrap, folder: str, force: bool) -> None:
+    """The run folder: bootstrap.json, bootstrap.txt."""
+    from io import StringIO
+
+    from gmmest.report.export import write_run
+
+    text = StringIO()
+    _print_bootstrap(Console(file=text, width=120, force_terminal=False), found)
+    write_run(
+        Path(folder), {"bootstrap.json": found.to_json() + "\n", "bootstrap.txt": text.getvalue()}, force
+    )
+
+
 def _as_text(fitted: GMMResults) -> str:
     from io import StringIO
 
@@ -170,6 +222,25 @@ def progress() -> Iterator[Callable[[int], None] | None]:
                 status.update(f"fitting: {passes} passes over the data, {elapsed:.0f} s")
 
         yield watch
+
+
+@contextmanager
+def replications() -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on standard error, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("replications", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _console() -> Console:

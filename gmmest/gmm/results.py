@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from gmmest.derivatives.backends import Backend
 from gmmest.errors import Complaint, ConfigError, DerivativeError, EstimationError, printable
+from gmmest.execution.serial import Executor
 from gmmest.gmm.audit import Audit, audit
+from gmmest.gmm.bootstrap import Bootstrap, BootstrapOptions, Kind, Repeated, bootstrap
 from gmmest.gmm.certificate import Certificate
 from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, profile, weakness
 from gmmest.gmm.explain import Choices, Explanation, explain_difference
@@ -23,6 +26,7 @@ from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, se
 from gmmest.gmm.hypotheses import require_independent, restrictions
 from gmmest.gmm.inference import JTest, WaldTest, j_test, two_sided_p, wald
 from gmmest.gmm.parameters import Parameters, restricted
+from gmmest.gmm.resampling import Multipliers
 from gmmest.gmm.specification import SpecificationTest, c_test, distance_test, lm_test
 from gmmest.gmm.weak import ConfidenceSet, KTest, Nuisance, Statistic, STest, confidence_set, k_test, s_test
 
@@ -291,6 +295,33 @@ class GMMResults:
         """
         fit = self._of_free()
         return confidence_set(fit.context, fit.estimate, fit.require_free(name), alpha, statistic, nuisance)
+
+    def bootstrap(
+        self,
+        replications: int = 999,
+        kind: Kind = "pairs",
+        *,
+        seed: int = 0,
+        recentre: bool = True,
+        cluster: str | None = None,
+        multipliers: Multipliers = "rademacher",
+        path: str | Path | None = None,
+        resume: bool = False,
+        executor: str | Executor | None = None,
+        watch: Callable[[int, int], None] | None = None,
+    ) -> Bootstrap:
+        """Bootstrap distribution of the estimates and of J: :func:`.bootstrap.bootstrap`.
+
+        With ``path`` finished replications are kept in a file, and ``resume`` goes on from it; ``executor`` maps
+        replications (by default that of the fit), and ``watch(done, total)`` sees them being done.  Refused (E440)
+        for a fit that is not verified.
+        """
+        options = BootstrapOptions(replications, kind, seed, recentre, cluster, multipliers, path, resume)
+        if not self.verified:
+            what = f"a bootstrap would repeat an estimate that is not one: {self.verdict()}"
+            raise EstimationError(Complaint("E440", what, next="a fit that is verified"))
+        repeat = Repeated(self.settings.steps, self.settings.initial, self.settings.se)
+        return bootstrap(self._of_free(), self.parameters, repeat, options, executor, watch)
 
     def explain_difference(self, program: str) -> Explanation:
         """What ``"stata"``, ``"r"``, ``"pyblp"``, ``"statsmodels"`` or ``"linearmodels"`` would print, and why.
