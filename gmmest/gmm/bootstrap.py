@@ -21,7 +21,7 @@ from gmmest.derivatives.backends import as_backend
 from gmmest.errors import Complaint, ConfigError, EstimationError, FileError, plural, printable, some
 from gmmest.execution.journal import Journal, Record, surroundings
 from gmmest.execution.serial import Executor, single_blas_thread
-from gmmest.execution.threads import as_executor
+from gmmest.execution.threads import afterwards, opened
 from gmmest.gmm.free import FreeFit
 from gmmest.gmm.parameters import Parameters
 from gmmest.gmm.resampling import MULTIPLIERS, Multipliers, Refit, Replication, WildScore, wild_score
@@ -465,9 +465,11 @@ def bootstrap(
     codes, way = _clusters(fit, options)
     overidentified = len(fit.estimate.moments) > fit.estimate.theta.size
     recentred = overidentified and options.recentre and options.kind != "wild"
-    with single_blas_thread():
+    with (
+        single_blas_thread(),
+        opened(afterwards(fit.context.executor if executor is None else executor)) as mapped,
+    ):
         one = _replication(fit, parameters, repeat, options, recentred, codes, way)
-        mapped = as_executor(fit.context.executor if executor is None else executor)
         done, cut = _all_replications(one, options, _header(fit, repeat, options, way), mapped, watch)
     kept = [each for each in done if not each.failure]
     theta = fit.estimate.theta if fit.parameters is None else fit.parameters.theta(fit.estimate.theta)
