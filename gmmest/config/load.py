@@ -386,9 +386,12 @@ def _explain(error: ErrorDetails, root: Node, findings: Findings) -> None:
     findings.add("E102", what, node.place, node.path, _advice(error, node, loc))
 
 
+_TAGS = ("<word>", "<number>", "<list>", *(f"<{kind}>" for kind in KINDS))
+
+
 def _is_tag(part: int | str) -> bool:
-    """Whether a part of a location is the tag of one of several types, such as schema.Bandwidth has."""
-    return isinstance(part, str) and part.startswith("<") and part.endswith(">")
+    """Whether a part of a location is the tag of one of several types, as in schema.Bandwidth."""
+    return part in _TAGS
 
 
 def _at(root: Node, loc: Sequence[int | str]) -> tuple[Node, bool]:
@@ -415,7 +418,7 @@ def _field(loc: tuple[int | str, ...]) -> tuple[type[Record], FieldInfo | None]:
     for part in loc:
         if isinstance(part, int):
             field = None if field is None or _record_in(field.annotation) else field
-        elif part[1:-1] in KINDS and _is_tag(part):
+        elif _is_tag(part) and part[1:-1] in KINDS:
             record, field = KINDS[part[1:-1]], None
         elif part in record.model_fields:
             field = record.model_fields[part]

@@ -85,7 +85,7 @@ def _whole(*values: object) -> bool:
 class DataConfig(Record):
     """Where the rows come from: exactly one of ``path`` and ``simulate``."""
 
-    expected: ClassVar[str] = "a mapping with path, case and chosen, or with simulate"
+    expected: ClassVar[str] = "a mapping with path, or with simulate"
 
     path: LocalPath | None = Field(default=None, description="the name of a data file")
     case: Name | None = Field(default=None, description="the name of the column with the choice set's id")

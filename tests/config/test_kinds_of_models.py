@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import gmmest as gm
 from gmmest import config
@@ -255,6 +257,46 @@ def said(text: str, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         config.loads(text, folder=".", name="text", overrides=overrides)
     return [f"{c.code} {c.what} | {c.where} | {c.next}" for c in caught.value.complaints]
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+keys = st.sampled_from(["kind", "dependent", "names", "start", "utility", "instruments", "school"]) | st.text(
+    max_size=3
+)
+nested = st.recursive(
+    scalars,
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(keys, below, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(sorted(TEXTS)), st.sampled_from(["data", "model", "estimation"]), st.data())
+def test_any_value_in_the_place_of_another_is_read_or_refused_in_plain_words(
+    kind: str, section: str, data: st.DataObject
+) -> None:
+    written = config.loads(TEXTS[kind], folder=".").as_dict()
+    choices = sorted({*written[section], *(KINDS[kind].model_fields if section == "model" else ())})
+    written[section][data.draw(st.sampled_from(choices))] = data.draw(nested)
+    said = refusal(json.dumps(written))
+    assert "Input should" not in said
+    assert "_Empty" not in said
+    assert "<" not in said.replace("<text>", "") or "<" in json.dumps(written)
+
+
+def refusal(text: str) -> str:
+    """What is said about a text; empty if it is read."""
+    try:
+        config.loads(text, folder=".")
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_a_name_like_a_tag_of_ours_is_a_name() -> None:
+    found = said(LINEAR, "estimation.start={<x>: many}")
+    assert len(found) == 1
+    assert found[0].startswith("E102 estimation.start.<x>: expected a finite number, found the text 'many' |")
 
 
 # --- refusals ------------------------------------------------------------------------------------------

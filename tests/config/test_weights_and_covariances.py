@@ -337,3 +337,20 @@ def test_a_key_that_was_written_and_is_the_default_changes_no_hash() -> None:
         for town in ("town", "[town]")
     ]
     assert lists[0] == lists[1]
+
+
+IN_TIME = CHOICES.replace("  chosen: choice\n", "  chosen: choice\n  time: day\n") + (
+    "estimation:\n  weighting: kernel\n  kernel: qs\n  bandwidth: 3\n  starts: [{gc: 0}]\n  centred: false\n"
+)
+
+
+@pytest.mark.parametrize("key", ["time", "weighting", "kernel", "bandwidth", "centred"])
+def test_every_key_with_one_wrong_letter_is_refused_with_the_right_one(key: str) -> None:
+    """It is read as the key that is meant, so that no rule that needs it adds a second complaint."""
+    config.loads(IN_TIME, folder=".")
+    for i in range(len(key)):
+        for wrong in (key[:i] + "q" + key[i + 1 :], key[:i] + key[i + 1 :]):
+            with pytest.raises(ConfigError) as caught:
+                config.loads(IN_TIME.replace(f"  {key}:", f"  {wrong}:"), folder=".")
+            assert [c.code for c in caught.value.complaints] == ["E101"], wrong
+            assert f"unknown key '{wrong}'; did you mean '{key}'?" in str(caught.value)
