@@ -16,6 +16,7 @@ __all__ = ["cli", "main"]
 BAD_INPUT, NOT_VERIFIED, ENVIRONMENT, INTERRUPTED = 2, 3, 4, 130
 
 GRADS = ("auto", "analytic", "forward", "jax", "jax-forward", "complex", "fd", "fd-central")
+EXECUTORS = ("serial", "threads", "dask")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -87,6 +88,10 @@ _set = click.option(
 @cli.command()
 @_config
 @click.option("--grad", type=click.Choice(GRADS), help="Derivative backend; overrides the configuration.")
+@click.option(
+    "--executor", type=click.Choice(EXECUTORS), help="Who computes the blocks; overrides the configuration."
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Threads or processes; by default one a core.")
 @_set
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option(
@@ -94,7 +99,14 @@ _set = click.option(
 )
 @click.option("--force", is_flag=True, help="Let --out replace files of an earlier run.")
 def fit(
-    config: str, grad: str | None, overrides: tuple[str, ...], as_json: bool, out: str | None, force: bool
+    config: str,
+    grad: str | None,
+    executor: str | None,
+    workers: int | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    out: str | None,
+    force: bool,
 ) -> int:
     """Fit the model that CONFIG describes.
 
@@ -102,7 +114,7 @@ def fit(
     """
     from gmmest_cli import show
 
-    settings = _loaded(config, overrides, grad)
+    settings = _loaded(config, overrides, grad, executor, workers)
     from gmmest.config.build import fit as fit_config
 
     with show.progress() as watch:
@@ -137,7 +149,7 @@ def compare(
     """
     from gmmest_cli import show
 
-    settings = _loaded(config, overrides, None)
+    settings = _loaded(config, overrides)
     from gmmest.config.build import build
     from gmmest.gmm.compare import comparable
     from gmmest.gmm.compare import compare as compare_backends
@@ -201,7 +213,7 @@ def bootstrap(
 
     if resume and out is None:
         raise click.UsageError("--resume goes on in a folder: --out FOLDER")
-    settings = _loaded(config, overrides, None)
+    settings = _loaded(config, overrides)
     from gmmest.config.build import fit as fit_config
 
     with show.progress() as watch:
@@ -230,10 +242,17 @@ def bootstrap(
     return 0
 
 
-def _loaded(path: str, overrides: tuple[str, ...], grad: str | None) -> Any:
+def _loaded(
+    path: str,
+    overrides: tuple[str, ...],
+    grad: str | None = None,
+    executor: str | None = None,
+    workers: int | None = None,
+) -> Any:
     from gmmest.config import load
 
-    extra = () if grad is None else (f"estimation.grad={grad}",)
+    given = {"grad": grad, "executor": executor, "workers": workers}
+    extra = tuple(f"estimation.{key}={value}" for key, value in given.items() if value is not None)
     settings = load(path, (*overrides, *extra))
     if settings.executes is not None:
         click.echo(f"executes {settings.executes}, named by model.function", err=True)

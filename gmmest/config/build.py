@@ -14,11 +14,14 @@ from gmmest.config.model_kinds import (
     MomentFunctionConfig,
     TermConfig,
 )
-from gmmest.config.schema import Config
+from gmmest.config.schema import Config, EstimationConfig
 from gmmest.config.user_code import UserFunction, load_function
 from gmmest.data.choice_data import ChoiceData
 from gmmest.data.readers import read_frame
 from gmmest.data.table import Table
+from gmmest.execution.dask import Dask
+from gmmest.execution.serial import Executor
+from gmmest.execution.threads import Threads
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.results import GMMResults
 from gmmest.models.logit import Logit
@@ -66,7 +69,7 @@ def _estimator(config: Config, code: UserFunction | None) -> GMMEstimator:
         grad=settings.grad,
         optimizer=settings.optimizer,
         maxiter=settings.maxiter,
-        executor=settings.executor,
+        executor=_executor(settings),
         centred=settings.centred,
         kernel=settings.kernel,
         bandwidth=settings.bandwidth,
@@ -81,6 +84,12 @@ def _estimator(config: Config, code: UserFunction | None) -> GMMEstimator:
             for name, ends in settings.bounds.items()
         },
     )
+
+
+def _executor(settings: EstimationConfig) -> str | Executor:
+    if settings.workers is None:
+        return settings.executor
+    return Dask(settings.workers) if settings.executor == "dask" else Threads(settings.workers)
 
 
 def build_model(config: Config) -> Model:

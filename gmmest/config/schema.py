@@ -166,6 +166,7 @@ class EstimationConfig(Record):
     grad: Grad = "auto"
     optimizer: Optimizer = "lsq"
     executor: ExecutorName = "serial"
+    workers: Count | None = Field(default=None, description="a whole number of at least 1")
     maxiter: Count | None = Field(default=None, description="a whole number of at least 1")
     start: Values = Field(default=ByName({}), description="a mapping of parameters' names to finite numbers")
     starts: Starts | None = Field(
@@ -203,6 +204,9 @@ class EstimationConfig(Record):
                     what = f"estimation.{key} names {name!r}, and so does estimation.{seen[name]}"
                     yield rule((key, name), what, "a parameter is fixed, tied or bounded")
                 seen[name] = key
+        if raw.get("workers") is not None and raw.get("executor", "serial") == "serial":
+            what = "estimation.workers has no use with executor serial"
+            yield rule(("workers",), what, "write  executor: threads or dask,  or delete workers")
         if held["bounds"] and raw.get("optimizer") == "bfgs":
             yield rule(("optimizer",), "the optimizer bfgs knows no bounds", "write lsq or lbfgsb")
 

@@ -204,6 +204,7 @@ def term_dicts(draw):
 
 
 BEYOND_CHOICES = ("maxiter", "start", "starts", "max_steps", "fixed", "tied", "bounds")
+BEYOND_CHOICES += ("workers",)
 BEYOND_CHOICES += ("weighting", "centred", "kernel", "bandwidth", "cluster", "small_sample")
 
 
@@ -238,6 +239,8 @@ def config_dicts(draw):
     if draw(st.booleans()):
         estimation["start"] = draw(st.dictionaries(names, numbers, max_size=3))
         estimation["maxiter"] = draw(st.integers(1, 10**9))
+    if estimation.get("executor", "serial") != "serial":
+        estimation["workers"] = draw(st.integers(1, 10**9))
     if draw(st.booleans()):
         estimation["starts"] = draw(st.integers(1, 10**9))
         estimation["max_steps"] = draw(st.integers(2, 10**9))
@@ -400,7 +403,8 @@ def test_a_key_like_none_gets_no_suggestion_but_the_list():
     assert only_complaint(SMALL + "estimation: {tolerance: 1e-8}") == (
         "E101 unknown key 'tolerance' | logit.yaml, line 3, estimation.tolerance"
         " | the keys of estimation are steps, weighting, centred, kernel, bandwidth, cluster,"
-        " small_sample, initial, se, grad, optimizer, executor, maxiter, start, starts, max_steps, fixed, tied, bounds"
+        " small_sample, initial, se, grad, optimizer, executor, workers, maxiter, start, starts, max_steps,"
+        " fixed, tied, bounds"
     )
 
 
@@ -660,7 +664,7 @@ def test_the_layout_of_the_message():
         "E101 unknown key 'max_iter'; did you mean 'maxiter'?\n"
         "  where: logit.yaml, line 4, estimation.max_iter\n"
         "  next:  the keys of estimation are steps, weighting, centred, kernel, bandwidth, cluster,"
-        " small_sample, initial, se, grad, optimizer, executor, maxiter, start, starts, max_steps, fixed,"
+        " small_sample, initial, se, grad, optimizer, executor, workers, maxiter, start, starts, max_steps, fixed,"
         " tied, bounds\n"
         "E102 estimation.grad: expected auto, fd, fd-central, complex, forward, jax, jax-forward or analytic,"
         " found the text 'forwards'\n"

@@ -165,7 +165,7 @@ def test_names_of_options_are_those_of_the_estimator() -> None:
     ):
         assert sorted(get_args(fields[key].annotation)) == sorted(words), key
     options = set(gm.GMMEstimator.__dataclass_fields__) - {"model", "data"}
-    assert set(fields) - {"start"} == options
+    assert set(fields) - {"start", "workers"} == options
 
 
 def test_every_role_of_a_column_can_be_said() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import gmmest as gm
+from gmmest.config.build import build
 from gmmest.data.block import Block
 from gmmest.execution import dask as subject
 from gmmest.execution.dask import Dask, DaskSession
@@ -27,6 +29,7 @@ from gmmest.simulate import simulate_logit
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 
+ROOT = Path(__file__).parents[2]
 BLOCKS = 5
 
 
@@ -407,6 +410,32 @@ def test_work_stealing_stays_as_it_was_for_others() -> None:
 
 def _stealing(dask_scheduler: Any) -> bool:
     return "stealing" in dask_scheduler.extensions and dask_scheduler.extensions["stealing"].scheduler is None
+
+
+def test_the_command_line_starts_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    from gmmest_cli.main import main
+
+    found = []
+    for options in ((), ("--executor", "dask", "--workers", "1")):
+        with pytest.raises(SystemExit) as ended:
+            main(["fit", str(ROOT / "configs" / "logit.yaml"), "--json", *options])
+        assert ended.value.code == 0
+        found.append(json.loads(capsys.readouterr().out))
+    alone, shared = found
+    assert shared["manifest"]["threads"]["executor"] == "Dask"
+    assert shared["params"] == alone["params"]
+    assert shared["bse"] == alone["bse"]
+
+
+def test_workers_without_a_use_are_refused() -> None:
+    from gmmest import config
+
+    with pytest.raises(gm.ConfigError, match=r"^E102 estimation.workers has no use with executor serial\n.*"):
+        config.load(ROOT / "configs" / "logit.yaml", ["estimation.workers=2"])
+    settings = config.load(
+        ROOT / "configs" / "logit.yaml", ["estimation.executor=threads", "estimation.workers=2"]
+    )
+    assert build(settings).executor == Threads(2)
 
 
 @pytest.mark.parametrize(
