@@ -69,7 +69,7 @@ def certify(
     jacobian: Array,
     standard_errors: Array,
     names: tuple[str, ...],
-    hessian: Array | None = None,
+    hessian: Curvature | None = None,
     efficient_value: float | None = None,
     step: Array | None = None,
 ) -> Certificate:
@@ -85,7 +85,7 @@ def certify(
     standard_errors : array (P,)
         The unit in which steps are measured.
     names : tuple of str
-    hessian : array (P, P), optional
+    hessian : Curvature, optional
         Half the Hessian of N Q; by default Gauss-Newton's ``J'J``, exact where the moments vanish.
     efficient_value : float, optional
         ``N g'S^-1 g`` of a just identified model, which must be zero up to rounding.
@@ -146,12 +146,44 @@ def rounding_floor(point: Array, jacobian: Array) -> Array:
     return floor
 
 
-def smallest_curvature(jacobian: Array, hessian: Array | None) -> float:
-    """Smallest eigenvalue of half the Hessian in the metric of ``J'J``; 1 where no Hessian is given."""
+@dataclass(frozen=True, slots=True)
+class Curvature:
+    """A Hessian H by what it does to some directions.
+
+    Parameters
+    ----------
+    moves : array (P, P)
+        D, the directions as columns.
+    changes : array (P, P)
+        ``H D``, what the gradient changes along them.
+    """
+
+    moves: Array
+    changes: Array
+
+    @property
+    def matrix(self) -> Array:
+        """``H``; nan where D has no inverse (steps below rounding)."""
+        try:
+            solved: Array = np.transpose(np.linalg.solve(self.moves.T, self.changes.T))
+            return solved
+        except np.linalg.LinAlgError:
+            return np.full(self.moves.shape, np.nan)
+
+
+def smallest_curvature(jacobian: Array, hessian: Curvature | None) -> float:
+    """Smallest eigenvalue of half the Hessian in the metric of ``J'J``; 1 where no Hessian is given.
+
+    It is that of ``D'HD`` in the metric of ``(JD)'JD``.  With D the whitened directions JD is orthogonal
+    however nearly the columns of J repeat each other, and neither matrix is divided by anything small.
+    """
     if hessian is None:
         return 1.0
-    triangle: Array = np.linalg.qr(jacobian, mode="r")  # type: ignore[assignment]
-    half = np.linalg.solve(triangle.T, 0.5 * (hessian + hessian.T))
+    if not np.all(np.isfinite(hessian.changes)) or not np.all(np.isfinite(hessian.moves)):
+        return float("nan")
+    reduced, moved = hessian.moves.T @ hessian.changes, jacobian @ hessian.moves
+    triangle: Array = np.linalg.qr(moved, mode="r")  # type: ignore[assignment]
+    half = np.linalg.solve(triangle.T, 0.5 * (reduced + reduced.T))
     scaled = np.linalg.solve(triangle.T, half.T)
     if not np.all(np.isfinite(scaled)):
         return float("nan")
@@ -176,7 +208,7 @@ def whitened_directions(jacobian: Array) -> Array:
     return inverse
 
 
-def curvature(gradient: Callable[[Array], Array], point: Array, steps: Array) -> Array:
+def curvature(gradient: Callable[[Array], Array], point: Array, steps: Array) -> Curvature:
     """Hessian by central differences of an exact gradient.
 
     Parameters
@@ -192,9 +224,9 @@ def curvature(gradient: Callable[[Array], Array], point: Array, steps: Array) ->
 
     Returns
     -------
-    array (P, P)
-        ``Y D^-1`` with D the steps as they were rounded and Y the differences of the gradient; nan
-        where the gradient is not finite at one of the points.
+    Curvature
+        The steps as they were rounded, and the differences of the gradient; nan where the gradient is not
+        finite at one of the points.
     """
     moves, differences = [], []
     for step in np.diag(steps) if steps.ndim == 1 else steps.T:
@@ -202,12 +234,10 @@ def curvature(gradient: Callable[[Array], Array], point: Array, steps: Array) ->
         try:
             differences.append(gradient(up) - gradient(down))
         except EstimationError:
-            return np.full((point.size,) * 2, np.nan)
+            unknown = np.full((point.size,) * 2, np.nan)
+            return Curvature(unknown, unknown)
         moves.append(up - down)
-    try:
-        return np.linalg.solve(np.stack(moves), np.stack(differences)).T
-    except np.linalg.LinAlgError:  # steps below rounding
-        return np.full((point.size,) * 2, np.nan)
+    return Curvature(np.stack(moves, axis=1), np.stack(differences, axis=1))
 
 
 def wrong_multipliers(

@@ -17,6 +17,7 @@ from gmmest.gmm.certificate import (
     ROUNDING_ULP,
     SAME_MINIMUM,
     Certificate,
+    Curvature,
     certify,
     curvature,
     lowest,
@@ -140,8 +141,7 @@ def fit_steps(
     ``iterated`` ends where a step moves no parameter by more than 1e-10 standard errors (rounding let
     pass): theta then minimises Q with the W that it makes itself (Hansen, Heaton and Yaron 1996).
     """
-    names = moments.sample.moment_names
-    weight = first_weight(moments) if plan.initial == "instruments" else identity_weight(len(names))
+    weight = first_weight(moments) if plan.initial == "instruments" else identity_weight(moments.sample)
     if plan.steps == "cue" and plan.starts is None:
         others: list[Array] = []
     else:
@@ -380,7 +380,7 @@ def _judge(
     elif np.all(np.isfinite(errors)) and np.all(errors > 0):
         hessian = _hessian(problem, z, inside, _standard_directions(jacobian, errors))
         if newton:
-            step = _solved(hessian, jacobian.T @ residuals)
+            step = _solved(hessian.matrix, jacobian.T @ residuals)
     free = tuple(name for name, moves in zip(names, inside, strict=True) if moves)
     certificate = certify(z[inside], residuals, jacobian, errors, free, hessian, root, step)
     doubts = () if moments.exact else _doubtful_differences(moments, estimate)
@@ -399,7 +399,7 @@ def _standardised_moments(estimate: Estimate, names: tuple[str, ...]) -> Array:
         return scaled
 
 
-def _hessian(problem: Problem, z: Array, inside: Mask, directions: Array) -> Array:
+def _hessian(problem: Problem, z: Array, inside: Mask, directions: Array) -> Curvature:
     """Half the Hessian of N Q for the parameters that are inside their bounds, by differences of gradients."""
     low, high = problem.ends(z.size)
     room = np.minimum(z - low, high - z)[inside]
@@ -430,7 +430,8 @@ def _newton(problem: Problem, z: Array) -> Array:
         try:
             residuals, jacobian = problem.residuals_and_jacobian(z)
             slope = jacobian[:, inside].T @ residuals
-            step = -_solved(_hessian(problem, z, inside, whitened_directions(jacobian[:, inside])), slope)
+            bent = _hessian(problem, z, inside, whitened_directions(jacobian[:, inside]))
+            step = -_solved(bent.matrix, slope)
         except EstimationError:
             return z
         length = float(np.linalg.norm(jacobian[:, inside] @ step))

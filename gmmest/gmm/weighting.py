@@ -16,6 +16,7 @@ from gmmest.data.observations import Clusters, Observations
 from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
 from gmmest.gmm.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel, choose_bandwidth, long_run_covariance
 from gmmest.gmm.moments import Moments
+from gmmest.models.sample import Sample
 
 __all__ = [
     "ESTIMATORS",
@@ -364,9 +365,11 @@ def _chosen_clusters(options: CovarianceOptions, seen: Observations) -> tuple[Cl
     )
 
 
-def identity_weight(n_moments: int) -> Weight:
-    """``W = I`` in the user's units."""
-    return Weight(np.eye(n_moments), "identity")
+def identity_weight(sample: Sample) -> Weight:
+    """``W = I`` in the user's units: for moments ``T'g`` in place of g, ``(T'T)^-1``."""
+    t = sample.recombined
+    root: Array = np.eye(len(sample.moment_names)) if t is None else np.transpose(np.linalg.qr(t)[1])
+    return Weight(root, "identity")
 
 
 def first_weight(moments: Moments) -> Weight:
@@ -374,7 +377,7 @@ def first_weight(moments: Moments) -> Weight:
     product = getattr(moments.model, "instrument_product_sum", None)
     names = moments.sample.moment_names
     if product is None:
-        return identity_weight(len(names))
+        return identity_weight(moments.sample)
     return Weight(_root(moments.total(product) / moments.sample.n_obs, names), "instruments")
 
 

@@ -15,18 +15,21 @@ from numpy.typing import NDArray
 from gmmest.data.block import Block
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, IdentificationError, plural, printable
+from gmmest.models.recombination import Recombination, recombination
 
 __all__ = ["check_features", "check_instruments", "check_regression"]
 
 Array = NDArray[np.float64]
 
 COLLINEAR = 1e-11
-"""A unit column closer than this to the span of the others is called a combination of them.  Between this and
-about 3e-7 the covariance of the moments, which squares the distance, is refused as singular (E211)."""
+"""A unit column closer than this to the span of the others is called a combination of them."""
 
 
-def check_features(full: Block, names: tuple[str, ...]) -> None:
-    """Refuse features that do not vary within choice sets (E203) or are collinear there (E202)."""
+def check_features(full: Block, names: tuple[str, ...]) -> Recombination | None:
+    """Refuse features that do not vary within choice sets (E203) or are collinear there (E202).
+
+    Returns what to replace if they are the instruments, and near to combinations of each other.
+    """
     _raise(
         list(
             _constant_columns(
@@ -47,10 +50,14 @@ def check_features(full: Block, names: tuple[str, ...]) -> None:
         for combination, gap in _combinations(factor, scale, names)
     ]
     _raise(complaints)
+    return recombination(factor, scale, names)
 
 
-def check_instruments(full: Block, moment_names: tuple[str, ...], n_params: int) -> None:
-    """Refuse too few instruments (E212), and constant (E203) or redundant ones (E211)."""
+def check_instruments(full: Block, moment_names: tuple[str, ...], n_params: int) -> Recombination | None:
+    """Refuse too few instruments (E212), and constant (E203) or redundant ones (E211).
+
+    Returns what to replace where they are near to combinations of each other.
+    """
     complaints = list(_too_few(len(moment_names), n_params))
     complaints += _constant_columns(
         full.instruments, full.offsets, moment_names, "it makes no moment; drop it"
@@ -58,13 +65,17 @@ def check_instruments(full: Block, moment_names: tuple[str, ...], n_params: int)
     _raise(complaints)
     factor, scale = _within_factor(full.instruments, full.offsets)
     _raise(list(_redundant(factor, scale, moment_names, " within every choice set")))
+    return recombination(factor, scale, moment_names)
 
 
-def check_regression(X: Array, Z: Array, names: tuple[str, ...], moment_names: tuple[str, ...]) -> None:
+def check_regression(
+    X: Array, Z: Array, names: tuple[str, ...], moment_names: tuple[str, ...]
+) -> Recombination | None:
     """Refuse regressions that cannot be estimated.
 
     Too few instruments (E212), collinear regressors (E202), redundant instruments (E211), and
-    instruments that leave a combination of the regressors unmoved (E213).
+    instruments that leave a combination of the regressors unmoved (E213).  Returns what to replace where
+    instruments are near to combinations of each other.
     """
     _raise(list(_too_few(len(moment_names), len(names))))
     factor, scale = _factor(X)
@@ -88,6 +99,7 @@ def check_regression(X: Array, Z: Array, names: tuple[str, ...], moment_names: t
             for combination, _ in _combinations(projected, sizes[m:], names)
         ]
     )
+    return recombination(both[:m, :m], sizes[:m], moment_names)
 
 
 def _too_few(n_moments: int, n_params: int) -> Iterator[Complaint]:

@@ -88,12 +88,16 @@ class Logit:
             )
         names, moment_names, full, notes, seen = self._arrays(data)
         if restriction is None:
-            check_features(full, names)
+            changed = check_features(full, names)
         else:
             held = restriction(names)
             check_features(replace(full, features=full.features @ held.transform), held.free)
         if full.instruments is not full.features or restriction is not None:
-            check_instruments(full, moment_names, len(names if restriction is None else held.free))
+            n_free = len(names if restriction is None else held.free)
+            changed = check_instruments(full, moment_names, n_free)
+        if changed is not None:
+            differences = changed.apply(full.instruments, lambda part: within(part, full.offsets))
+            full, notes = replace(full, instruments=differences), (*notes, *changed.notes)
         size = rows_per_block(len(names), len(moment_names))
         ranges = block_ranges(full.offsets, size)
         fingerprint = data.fingerprint(used_columns((*self.utility, *(self.instruments or ()))))
@@ -112,6 +116,7 @@ class Logit:
                 fingerprint=fingerprint,
                 typical=typical,
                 observations=seen,
+                recombined=None if changed is None else changed.transform,
             )
 
         return sample(ranges)

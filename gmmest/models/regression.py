@@ -120,10 +120,13 @@ class Columns:
         if groups is not None:
             rows = self._within(rows, groups)
         if restriction is None:
-            check_regression(rows.X, rows.Z, self.names, self.moment_names)
+            changed = check_regression(rows.X, rows.Z, self.names, self.moment_names)
         else:
             held = restriction(self.names)
-            check_regression(rows.X @ held.transform, rows.Z, held.free, self.moment_names)
+            changed = check_regression(rows.X @ held.transform, rows.Z, held.free, self.moment_names)
+        notes = table.notes if groups is None else (*table.notes, *groups.notes)
+        if changed is not None:
+            rows, notes = replace(rows, Z=changed.apply(rows.Z)), (*notes, *changed.notes)
         n, size = table.n_rows, rows_per_block(len(self.names), len(self.moment_names))
         fingerprint = (table if groups is None else groups).fingerprint()
 
@@ -140,10 +143,11 @@ class Columns:
                 n_rows=n,
                 start=np.zeros(len(self.names)) if start is None else start,
                 whole=lambda: sample([(0, n)]),
-                notes=table.notes if groups is None else (*table.notes, *groups.notes),
+                notes=notes,
                 fingerprint=fingerprint,
                 observations=seen,
                 absorbed=0 if groups is None else len(groups.labels),
+                recombined=None if changed is None else changed.transform,
             )
 
         return sample([(i, min(i + size, n)) for i in range(0, n, size)])

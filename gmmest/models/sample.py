@@ -69,6 +69,8 @@ class Sample:
         Weights, frequencies and clusters.
     absorbed : int
         Parameters that were taken out beforehand, effects of groups; small-sample factors count them.
+    recombined : array (M, M), optional
+        T where the instruments are ``Z T``; see :mod:`.recombination`.
     """
 
     names: tuple[str, ...]
@@ -83,6 +85,7 @@ class Sample:
     typical: Array | None = None
     observations: Observations = UNWEIGHTED
     absorbed: int = 0
+    recombined: Array | None = None
 
     @property
     def n_obs(self) -> int:

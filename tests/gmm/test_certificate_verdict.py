@@ -7,7 +7,7 @@ import pytest
 
 from gmmest.data.table import Table
 from gmmest.errors import Complaint, EstimationError, IdentificationError
-from gmmest.gmm.certificate import STEP_LIMIT, certify, curvature
+from gmmest.gmm.certificate import STEP_LIMIT, Curvature, certify, curvature
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.optimize import Problem, minimise, polish
 from gmmest.models.moment_function import MomentFunction
@@ -25,7 +25,7 @@ def _residuals_for(step):
 def test_a_minimum_is_verified():
     orthogonal = np.linalg.svd(J)[0][:, 2]  # residuals that no parameter can lower
     assert np.max(np.abs(J.T @ orthogonal)) < 1e-15
-    found = certify(np.array([1.0, 2.0]), orthogonal, J, ERRORS, NAMES, hessian=J.T @ J)
+    found = certify(np.array([1.0, 2.0]), orthogonal, J, ERRORS, NAMES, hessian=Curvature(np.eye(2), J.T @ J))
     assert found.verified
     assert (found.rank, found.reasons) == (2, ())
     assert found.remaining_step_se < 1e-14
@@ -65,7 +65,9 @@ def test_nearly_collinear_columns_are_refused_beyond_a_condition_of_1e12():
 
 
 def test_a_saddle_is_found():
-    found = certify(np.zeros(2), np.zeros(3), J, ERRORS, NAMES, hessian=np.diag([1.0, -1e-3]))
+    found = certify(
+        np.zeros(2), np.zeros(3), J, ERRORS, NAMES, hessian=Curvature(np.eye(2), np.diag([1.0, -1e-3]))
+    )
     assert not found.verified
     assert found.smallest_curvature < 0
     assert "saddle" in found.reasons[0]
@@ -96,7 +98,8 @@ def test_numbers_that_are_none_are_never_verified(bad):
         assert not certify(np.zeros(2), np.zeros(3), broken, ERRORS, NAMES).verified
     step = _residuals_for([1e-3, 1e-3])
     assert not certify(np.zeros(2), step, J, np.array([0.5, np.nan]), NAMES).verified
-    assert not certify(np.zeros(2), np.zeros(3), J, ERRORS, NAMES, hessian=np.full((2, 2), bad)).verified
+    unknown = Curvature(np.eye(2), np.full((2, 2), bad))
+    assert not certify(np.zeros(2), np.zeros(3), J, ERRORS, NAMES, hessian=unknown).verified
     assert not certify(np.zeros(2), np.zeros(2), J[:2], ERRORS, NAMES, efficient_value=np.nan).verified
 
 
@@ -105,7 +108,7 @@ def test_curvature_is_the_hessian():
         return np.array([3.0 * x[0] ** 2 + x[1], x[0] + np.sin(x[1])])
 
     found = curvature(gradient, np.array([1.0, 0.5]), np.array([1e-4, 1e-4]))
-    np.testing.assert_allclose(found, [[6.0, 1.0], [1.0, np.cos(0.5)]], rtol=1e-8)
+    np.testing.assert_allclose(found.matrix, [[6.0, 1.0], [1.0, np.cos(0.5)]], rtol=1e-8)
 
 
 # --- polish -------------------------------------------------------------------------------------------------

@@ -305,7 +305,7 @@ def test_moments_covariances_and_weights_are_the_dense_formulas(drawn, sets):
     for weight, inverse in (
         (first_weight(moments), centred),
         (inverse_weight(s, moments.sample.moment_names), robust),
-        (identity_weight(5), np.eye(5)),
+        (identity_weight(moments.sample), np.eye(5)),
     ):
         np.testing.assert_allclose(weight.apply(vector), np.linalg.solve(inverse, vector), rtol=1e-11)
         white = weight.whiten(vector)

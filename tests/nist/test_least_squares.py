@@ -235,7 +235,9 @@ def test_curvature_along_directions_is_the_hessian() -> None:
     np.testing.assert_allclose(basis @ basis.T, np.linalg.inv(A), rtol=1e-10)
     np.testing.assert_allclose(J @ basis @ (J @ basis).T @ J, J, atol=1e-12)  # J basis is orthonormal
     for steps in (np.full(4, 1e-3), 1e-3 * basis):
-        np.testing.assert_allclose(curvature(lambda z: A @ z, np.ones(4), steps), A, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            curvature(lambda z: A @ z, np.ones(4), steps).matrix, A, rtol=1e-9, atol=1e-9
+        )
 
 
 def test_curvature_needs_joint_steps_where_estimates_are_correlated() -> None:
