@@ -18,8 +18,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from gmmest.config import Config
-    from gmmest.gmm.bootstrap import Bootstrap
     from gmmest.gmm.compare import Comparison
+    from gmmest.gmm.draws import Bootstrap
     from gmmest.gmm.results import GMMResults
 
 __all__ = [

@@ -16,9 +16,10 @@ from gmmest.derivatives.backends import Backend
 from gmmest.errors import Complaint, ConfigError, DerivativeError, EstimationError, printable
 from gmmest.execution.serial import Executor
 from gmmest.gmm.audit import Audit, audit
-from gmmest.gmm.bootstrap import Bootstrap, BootstrapOptions, Kind, Repeated, bootstrap
+from gmmest.gmm.bootstrap import Repeated, bootstrap
 from gmmest.gmm.certificate import Certificate
 from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, profile, weakness
+from gmmest.gmm.draws import Bootstrap, BootstrapOptions, Kind
 from gmmest.gmm.explain import Choices, Explanation, explain_difference
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.free import FreeFit, free_fit
