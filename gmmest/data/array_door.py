@@ -19,7 +19,8 @@ from gmmest.data.columns import (
     refuse_duplicates,
     strict_array,
 )
-from gmmest.data.frame_door import SHOWN, bad_sets, rows_of
+from gmmest.data.drops import SHOWN
+from gmmest.data.frame_door import bad_sets, rows_of
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
 
 __all__ = ["Design", "read_design", "require_one_door", "strict_chosen", "strict_matrix", "strict_offsets"]

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gmmest.data.array_door import read_design, require_one_door, strict_chosen, strict_matrix, strict_offsets
 from gmmest.data.block import Block
+from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.columns import (
     BoolArray,
     FloatArray,
@@ -26,20 +27,20 @@ from gmmest.data.columns import (
     absent,
     accept,
     as_float64,
-    content_hash,
     did_you_mean,
     frozen,
+    in_file,
     not_finite,
     open_frame,
     place,
     quoted,
     read_column,
     read_only,
-    require_choice,
     row_ranges,
 )
+from gmmest.data.content import content_hash
+from gmmest.data.drops import SHOWN, Drop
 from gmmest.data.frame_door import (
-    SHOWN,
     bad_sets,
     contiguous,
     moved_note,
@@ -47,10 +48,11 @@ from gmmest.data.frame_door import (
     read_structure,
     repeated_alternatives,
     rows_of,
+    some_unchosen,
 )
 from gmmest.data.observations import UNWEIGHTED, Names, Observations, cluster_arrays, weight_array
 from gmmest.data.set_roles import read_set_roles
-from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
+from gmmest.errors import Complaint, ConfigError, DataError, plural, some
 
 if TYPE_CHECKING:
     import narwhals.stable.v2 as nw
@@ -113,6 +115,7 @@ class ChoiceData:
     observations: Observations = UNWEIGHTED
     _alternative: IntArray | None = None  # (n,) index into labels
     _origin: _Origin | None = None
+    _drops: tuple[Drop, ...] = ()
 
     @classmethod
     def from_frame(
@@ -184,24 +187,54 @@ class ChoiceData:
         >>> data.column("cost")
         array([3. , 1. , 4. , 1.5])
         """
-        require_choice("on_bad_sets", on_bad_sets, ("error", "drop"))
-        require_choice("missing", missing, ("error", "drop_set"))
+        columns = ChoiceColumns(
+            case, chosen, alternative, on_bad_sets, missing, weight, frequency, cluster, time
+        )
+        return cls.from_part(frame, columns, source, whole=True)
+
+    @classmethod
+    def from_part(
+        cls, frame: object, columns: ChoiceColumns, source: str = "", *, whole: bool = False
+    ) -> ChoiceData:
+        """Choice sets of a frame that may hold some of the data only.
+
+        Parameters
+        ----------
+        frame, source
+            As in :meth:`from_frame`.
+        columns : ChoiceColumns
+            Its other arguments.
+        whole : bool
+            Whether these are all choice sets; of a part all weights may be zero.
+        """
         opened = open_frame(frame, source)
-        sets, alternatives, picked = read_structure(opened, case, alternative, chosen, source)
+        sets, alternatives, picked = read_structure(
+            opened, columns.case, columns.alternative, columns.chosen, source
+        )
         order, offsets = contiguous(sets)
         values = picked[order]
         bad = np.add.reduceat(values, offsets[:-1]) != 1.0
         complaints: list[Complaint] = []
-        if bad.any() and on_bad_sets == "error":
+        if bad.any() and columns.on_bad_sets == "error":
             rows = order[rows_of(np.flatnonzero(bad)[:SHOWN], offsets)]
-            where = place(source, chosen, row_ranges(rows))
+            where = place(source, columns.chosen, row_ranges(in_file(source, rows)))
             complaints.append(bad_sets("E302", bad, values, offsets, sets.values, where))
         if alternatives is not None:
             complaints += repeated_alternatives(
-                sets.codes, sets.values, alternatives, place(source, alternative or "")
+                sets.codes, sets.values, alternatives, source, columns.alternative or ""
             )
         roles = read_set_roles(
-            opened, source, weight, frequency, cluster, time, order, offsets, sets.values, complaints
+            opened,
+            source,
+            columns.weight,
+            columns.frequency,
+            columns.cluster,
+            columns.time,
+            order,
+            offsets,
+            sets.values,
+            complaints,
+            whole,
         )
         if complaints:
             raise DataError(complaints)
@@ -218,11 +251,11 @@ class ChoiceData:
             source=source,
             observations=roles.observations,
             _alternative=None if alternatives is None else read_only(alternatives.codes[order]),
-            _origin=_Origin(opened, read_only(order), missing),
+            _origin=_Origin(opened, read_only(order), columns.missing),
         )
         if bad.any():
-            dropped = bad_sets("W302", bad, values, offsets, sets.values, "")
-            data = data._keep(~bad, f"{dropped.code} dropped {dropped.what}")
+            listed = some_unchosen(bad, values, offsets, sets.values)
+            data = data._keep(~bad, Drop("W302", int(bad.sum()), bad.size, listed))
         if roles.order is not None:
             places = roles.order if not bad.any() else _ranks(roles.order, ~bad)
             data = replace(data._take(places), notes=(*data.notes, roles.note))
@@ -372,28 +405,24 @@ class ChoiceData:
         """
         complaints: list[Complaint] = []
         holes = np.zeros(self.n_rows, dtype=np.bool_)
-        counts: list[str] = []
+        counts: list[tuple[str, int]] = []
         droppable = self._origin is not None and self._origin.missing == "drop_set"
         for name in dict.fromkeys(columns):
             values = accept(self._read(name), complaints)
             if values is None:
                 continue
             gaps = np.isnan(values)
-            if droppable and gaps.any() and not np.isinf(values).any():
+            if droppable and not np.isinf(values).any():
                 holes |= gaps
-                counts.append(f"{printable(name)} ({int(gaps.sum()):,})")
+                counts.append((name, int(gaps.sum())))
             elif (complaint := self._not_finite(values, name)) is not None:
                 complaints.append(complaint)
         if complaints:
             raise DataError(complaints)
-        if not counts:
+        if not holes.any():
             return self
         keep = ~np.logical_or.reduceat(holes, self.offsets[:-1])
-        n_dropped = int((~keep).sum())
-        what = (
-            f"{n_dropped:,} of {plural(self.n_sets, 'choice set')} with missing values: {', '.join(counts)}"
-        )
-        return self._keep(keep, f"W310 dropped {what}")
+        return self._keep(keep, Drop("W310", int((~keep).sum()), self.n_sets, gaps=tuple(counts)))
 
     def column(self, name: str) -> FloatArray:
         """Read a column of numbers, in the order of the rows here.
@@ -443,9 +472,7 @@ class ChoiceData:
             what = f"no alternative {quoted(label)}: the data name no column of alternatives"
             raise DataError(Complaint("E316", what, place(self.source), "name the column with  alternative"))
         if label not in self.labels:
-            what = f"no alternative {quoted(label)}{did_you_mean(str(label), self.labels)}"
-            known = f"the alternatives are {some(self.labels, 20)}"
-            raise DataError(Complaint("E316", what, place(self.source, rows=known)))
+            raise DataError(unknown_label(label, self.labels, self.source))
         return read_only((self._alternative == self.labels.index(label)).astype(np.float64))
 
     def _read(self, name: str) -> FloatArray | Complaint:
@@ -554,7 +581,8 @@ class ChoiceData:
         used = self.complete(columns)
         parts: list[tuple[str, NDArray[Any]]] = [("offsets", used.offsets), ("chosen", used.chosen)]
         if used._alternative is not None:
-            parts.append((f"alternative {json.dumps(used.labels)}", used._alternative))
+            codes, labels = used._appearing()
+            parts.append((f"alternative {json.dumps(labels)}", codes))
         if used.features is not None:
             parts.append((f"features {json.dumps(used.feature_names)}", used.features))
         if used.instruments is not None and used.instruments is not used.features:
@@ -562,6 +590,16 @@ class ChoiceData:
         parts += [(f"column {name}", used.column(name)) for name in dict.fromkeys(columns)]
         parts += used.observations.parts()
         return content_hash(parts)
+
+    def _appearing(self) -> tuple[IntArray, tuple[str, ...]]:
+        """Codes of the alternatives in order of first appearance, whatever dropped sets held, and their labels."""
+        assert self._alternative is not None  # noqa: S101  asked for only where alternatives are named
+        first = np.empty(len(self.labels), dtype=np.int64)
+        first[self._alternative[::-1]] = np.arange(self.n_rows)[::-1]  # of equal places the last one stays
+        order = np.argsort(first)
+        ranks = np.empty_like(order)
+        ranks[order] = np.arange(order.size)
+        return ranks[self._alternative], tuple(self.labels[i] for i in order)
 
     # --- dropping whole sets ---
 
@@ -571,26 +609,20 @@ class ChoiceData:
             single &= ~self.instruments[self.offsets[:-1]].any(axis=1)
         if not single.any():
             return self
-        count = plural(int(single.sum()), "choice set")
-        verb = "carries" if single.sum() == 1 else "carry"
-        return self._keep(~single, f"W301 {count} with one alternative {verb} no information; dropped")
+        return self._keep(~single, Drop("W301", int(single.sum()), self.n_sets))
 
     def _without_weight_zero(self) -> ChoiceData:
         zero = self.observations.zero()
         if zero is None:
             return self
-        count, all_sets = int(zero.sum()), plural(self.n_sets, "choice set")
-        what = (
-            f"dropped {count:,} of {all_sets} with weight or frequency zero; {self.n_sets - count:,} are used"
-        )
-        return self._keep(~zero, f"W330 {what}")
+        return self._keep(~zero, Drop("W330", int(zero.sum()), self.n_sets))
 
-    def _keep(self, keep: BoolArray, note: str) -> ChoiceData:
-        """Select the sets where `keep` holds, with a note on why the others are gone."""
-        notes = (*self.notes, note)
+    def _keep(self, keep: BoolArray, drop: Drop) -> ChoiceData:
+        """Select the sets where `keep` holds; why the others are gone goes to the notes."""
+        notes, drops = (*self.notes, str(drop)), (*self._drops, drop)
         if not keep.any():
-            raise no_sets(self.source, notes)
-        return replace(self._take(np.flatnonzero(keep)), notes=notes)
+            raise no_sets(self.source, notes, drops)
+        return replace(self._take(np.flatnonzero(keep)), notes=notes, _drops=drops)
 
     def _take(self, places: IntArray) -> ChoiceData:
         """Choice sets by their places, in that order."""
@@ -618,6 +650,12 @@ class ChoiceData:
             _alternative=alternative,
             _origin=self._origin and replace(self._origin, rows=read_only(self._origin.rows[rows])),
         )
+
+
+def unknown_label(label: str, labels: Sequence[str], source: str) -> Complaint:
+    """E316: no such alternative."""
+    what = f"no alternative {quoted(label)}{did_you_mean(str(label), labels)}"
+    return Complaint("E316", what, place(source, rows=f"the alternatives are {some(labels, 20)}"))
 
 
 def _ranks(order: IntArray, keep: BoolArray) -> IntArray:

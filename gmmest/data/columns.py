@@ -9,7 +9,6 @@ a door can collect all complaints and raise them together.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -92,6 +91,36 @@ def row_ranges(rows: IntArray, most: int = 5) -> str:
     if len(texts) <= most:
         return f"{word} {joined(texts)}"
     return f"{word} {', '.join(texts[:most])} ... ({rows.size:,} in all)"
+
+
+class Source(str):
+    """The name of a file of which only a part is seen: messages count rows from where the file begins.
+
+    Parameters
+    ----------
+    name : str
+    first : int
+        Row of the file that is row 0 of the part.
+
+    Examples
+    --------
+    >>> in_file(Source("trips.csv", first=100), 5), in_file("trips.csv", 5)
+    (105, 5)
+    """
+
+    __slots__ = ("first",)
+    first: int
+
+    def __new__(cls, name: str, first: int = 0) -> Source:
+        """Make the name, with the first row beside it."""
+        source = super().__new__(cls, name)
+        source.first = first
+        return source
+
+
+def in_file(source: str, rows: T) -> T:
+    """Rows counted from 0 in what is seen of a source, as rows of the file."""
+    return rows + source.first if isinstance(source, Source) else rows  # type: ignore[operator, return-value]
 
 
 def index_ranges(name: str, rows: IntArray, most: int = 5) -> str:
@@ -219,8 +248,9 @@ def _mixed(series: nw.Series[Any], name: str, source: str) -> Complaint:
     numeric = (int, float, np.number, np.bool_)
     for row, value in enumerate(series.to_list() if series.dtype == nw.Object else ()):
         if value is not None and not isinstance(value, numeric):
-            what = f"{printable(name)} mixes types: row {row + 1:,} holds {shown(value)}"
-            return Complaint("E311", what, place(source, name, f"row {row + 1}"), "give the column one type")
+            number = in_file(source, row) + 1
+            what = f"{printable(name)} mixes types: row {number:,} holds {shown(value)}"
+            return Complaint("E311", what, place(source, name, f"row {number}"), "give the column one type")
     what = f"{printable(name)} is of type {series.dtype}, which cannot be read exactly"
     return Complaint("E311", what, place(source, name), "convert the column to float64 or int64")
 
@@ -270,7 +300,8 @@ def as_float64(column: Arrow, name: str, source: str, rows: IntArray) -> FloatAr
     if column.null_count == len(column):
         return np.full(len(column), np.nan)
     if not is_numeric(column):
-        return _not_numbers(column, name, source, rows)
+        return _not_numbers(column, name, source, in_file(source, rows))
+    rows = in_file(source, rows)
     kind = column.type
     if pa.types.is_floating(kind):
         return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
@@ -354,6 +385,7 @@ def not_finite(
     finite = np.isfinite(values)
     if finite.all():
         return None
+    rows = in_file(source, rows)
     parts: list[str] = []
     for word, hit in (("missing", np.isnan(values)), ("infinite", np.isinf(values))):
         found = np.flatnonzero(hit)
@@ -379,8 +411,9 @@ def zero_one(column: Arrow, name: str, source: str) -> FloatArray | Complaint:
         first = int(np.flatnonzero(~pc.is_null(column).to_numpy(zero_copy_only=False))[0])
         kind = "text" if is_text(column) else column.type
         value = f"{kind} {shown(column[first].as_py())}"
-        what = f"{printable(name)} must be 0 or 1 (or False or True), found {value} at row {first + 1:,}"
-        return Complaint("E303", what, place(source, name, f"row {first + 1}"), advice)
+        row = in_file(source, first) + 1
+        what = f"{printable(name)} must be 0 or 1 (or False or True), found {value} at row {row:,}"
+        return Complaint("E303", what, place(source, name, f"row {row}"), advice)
     values = as_float64(column, name, source, every)
     if isinstance(values, Complaint):
         return Complaint("E303", f"{values.what}; it must be 0 or 1", values.where, advice)
@@ -388,9 +421,9 @@ def zero_one(column: Arrow, name: str, source: str) -> FloatArray | Complaint:
     if bad.size == 0:
         return values + 0.0  # -0.0 becomes 0.0, so that equal choices have equal bits
     value = "a missing value" if np.isnan(values[bad[0]]) else f"{column[int(bad[0])].as_py()}"
-    what = f"{printable(name)} must be 0 or 1, found {value} at row {bad[0] + 1:,}"
+    what = f"{printable(name)} must be 0 or 1, found {value} at row {in_file(source, bad[0]) + 1:,}"
     count = f"; {bad.size:,} of {plural(values.size, 'row')}"
-    return Complaint("E303", what + count, place(source, name, row_ranges(bad)), advice)
+    return Complaint("E303", what + count, place(source, name, row_ranges(in_file(source, bad))), advice)
 
 
 # --- ids ---------------------------------------------------------------------------------------
@@ -430,7 +463,7 @@ def code_ids(column: Arrow, name: str, source: str) -> Coded | tuple[Complaint, 
         holes = holes | pc.equal(column, "").fill_null(False).to_numpy(zero_copy_only=False)
     elif not (pa.types.is_integer(column.type) or column.null_count == len(column)):
         complaints.append(_not_ids(column, name, source))
-    missing = np.flatnonzero(holes)
+    missing = in_file(source, np.flatnonzero(holes))
     if missing.size:
         what = f"{printable(name)}: {missing.size:,} missing, first at row {missing[0] + 1:,}"
         where = place(source, name, row_ranges(missing))
@@ -539,14 +572,3 @@ def _array_not_finite(array: FloatArray, name: str) -> Complaint:
             parts.append(f"{int(hit.sum()):,} {word}, first at {_first(name, hit)}")
     where = _first(name, ~np.isfinite(array))
     return Complaint("E310", f"{name}: {'; '.join(parts)}", where, "fill or remove these values")
-
-
-def content_hash(parts: Iterable[tuple[str, NDArray[Any]]]) -> str:
-    """Return the sha256 of named arrays: names, types, shapes and bytes (little-endian), in order."""
-    digest = hashlib.sha256()
-    for name, array in parts:
-        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        digest.update(f"{name!r} {little.dtype.str} {little.shape}\n".encode())
-        if little.size:
-            digest.update(little.data.cast("B"))
-    return digest.hexdigest()

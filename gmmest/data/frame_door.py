@@ -17,18 +17,19 @@ from gmmest.data.columns import (
     absent,
     accept,
     code_ids,
+    in_file,
     place,
     read_column,
     row_ranges,
     zero_one,
 )
+from gmmest.data.drops import SHOWN, Drop, NoSetsLeftError, unchosen
 from gmmest.errors import Complaint, DataError, plural, printable
 
 if TYPE_CHECKING:
     import narwhals.stable.v2 as nw
 
 __all__ = [
-    "SHOWN",
     "bad_sets",
     "contiguous",
     "moved_note",
@@ -36,9 +37,8 @@ __all__ = [
     "read_structure",
     "repeated_alternatives",
     "rows_of",
+    "some_unchosen",
 ]
-
-SHOWN = 5  # ids that a message lists before it counts the rest
 
 
 def read_structure(
@@ -73,9 +73,8 @@ def read_structure(
             else:
                 complaints += ids
     if "case" in coded and "alternative" in coded and complaints:
-        where = place(source, roles["alternative"])
         complaints += repeated_alternatives(
-            coded["case"].codes, coded["case"].values, coded["alternative"], where
+            coded["case"].codes, coded["case"].values, coded["alternative"], source, roles["alternative"]
         )
     if complaints or picked is None:
         raise DataError(complaints)
@@ -111,22 +110,24 @@ def rows_of(sets: IntArray, offsets: IntArray) -> IntArray:
 def bad_sets(
     code: str, bad: BoolArray, chosen: FloatArray, offsets: IntArray, ids: NDArray[Any], where: str
 ) -> Complaint:
-    """Describe the sets without exactly one chosen row; the *what* also serves as a note."""
-    found = np.flatnonzero(bad)
+    """Complain about the sets without exactly one chosen row."""
+    what = unchosen(some_unchosen(bad, chosen, offsets, ids), int(bad.sum()), bad.size)
+    return Complaint(code, what, where, "fix the column, or drop such sets with  on_bad_sets: drop")
+
+
+def some_unchosen(
+    bad: BoolArray, chosen: FloatArray, offsets: IntArray, ids: NDArray[Any]
+) -> tuple[str, ...]:
+    """List the first sets without exactly one chosen row."""
     listed: list[str] = []
-    for i in found[:SHOWN]:
+    for i in np.flatnonzero(bad)[:SHOWN]:
         count = int(chosen[offsets[i] : offsets[i + 1]].sum())
         listed.append(f"{printable(ids[i])} ({count or 'none'} chosen)")
-    more = " ..." if found.size > SHOWN else ""
-    what = f"choice sets without exactly one chosen row: {', '.join(listed)}{more}"
-    counted = f"{found.size:,} of {plural(bad.size, 'set')}"
-    return Complaint(
-        code, f"{what}; {counted}", where, "fix the column, or drop such sets with  on_bad_sets: drop"
-    )
+    return tuple(listed)
 
 
 def repeated_alternatives(
-    set_codes: IntArray, ids: NDArray[Any], alternatives: Coded, where: str
+    set_codes: IntArray, ids: NDArray[Any], alternatives: Coded, source: str, column: str
 ) -> list[Complaint]:
     """E305: an alternative that stands twice in one set."""
     # One integer for each pair; at most (rows)**2 < 2**63, because neither count exceeds the rows.
@@ -142,12 +143,16 @@ def repeated_alternatives(
     ]
     more = f" ... ({twice.size:,} in all)" if twice.size > SHOWN else ""
     what = f"an alternative more than once in a choice set: {', '.join(listed)}{more}"
-    rows = row_ranges(np.flatnonzero(np.isin(pairs, twice[:SHOWN])))
+    rows = row_ranges(in_file(source, np.flatnonzero(np.isin(pairs, twice[:SHOWN]))))
     advice = "remove the repeated rows, or correct the ids if they are two choice sets"
-    return [Complaint("E305", what, f"{where}, {rows}", advice)]
+    return [Complaint("E305", what, place(source, column, rows), advice)]
 
 
-def no_sets(source: str, reasons: Sequence[str]) -> DataError:
+def no_sets(source: str, reasons: Sequence[str], drops: tuple[Drop, ...] = ()) -> NoSetsLeftError:
     """E306: nothing is left, and why."""
     what = "no choice set is left"
-    return DataError(Complaint("E306", f"{what}: {'; '.join(reasons)}", place(source), "check the data"))
+    error = NoSetsLeftError(
+        Complaint("E306", f"{what}: {'; '.join(reasons)}", place(source), "check the data")
+    )
+    error.drops = drops
+    return error

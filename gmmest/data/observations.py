@@ -116,7 +116,7 @@ def as_names(names: Names) -> tuple[str, ...]:
 
 
 def strict_weights(
-    values: FloatArray, kind: Kind, name: str, where: str, ids: NDArray[Any]
+    values: FloatArray, kind: Kind, name: str, where: str, ids: NDArray[Any], whole: bool = True
 ) -> FloatArray | Complaint:
     """Sampling weights or counts, one an observation; NaN, negative and broken counts are refused (E330).
 
@@ -128,21 +128,23 @@ def strict_weights(
         For messages.
     ids : (N,) array
         What to call the observations.
+    whole : bool
+        Whether these are all observations; of a part all weights may be zero.
     """
     faults = [
         (~np.isfinite(values), "missing or infinite", "give every observation a weight; 0 leaves it out"),
         (values < 0, "negative", "a weight is at least 0; 0 leaves an observation out"),
     ]
     if kind == "frequency":
-        whole = (values == np.floor(values)) & (values < LARGEST_COUNT)
-        faults.append((~whole & np.isfinite(values), "not whole numbers", "for sampling weights:  weight="))
+        counts = (values == np.floor(values)) & (values < LARGEST_COUNT)
+        faults.append((~counts & np.isfinite(values), "not whole numbers", "for sampling weights:  weight="))
     for bad, what, advice in faults:
         if bad.any():
             listed = some([f"{printable(ids[i])} ({values[i]:g})" for i in np.flatnonzero(bad)[:SHOWN]])
             more = " ..." if bad.sum() > SHOWN else ""
             text = f"{kind} {quoted(name)} has values that are {what}: {listed}{more}"
             return Complaint("E330", f"{text}; {bad.sum():,} of {bad.size:,}", where, advice)
-    if not values.any():
+    if whole and not values.any():
         return Complaint("E330", f"{kind} {quoted(name)} is zero everywhere", where)
     return read_only(values)
 

@@ -57,6 +57,7 @@ def read_set_roles(
     offsets: IntArray,
     ids: NDArray[Any],
     complaints: list[Complaint],
+    whole: bool = True,
 ) -> Roles:
     """Read columns that are constant within observations; what is wrong with them goes to the complaints.
 
@@ -73,6 +74,8 @@ def read_set_roles(
         What to call the sets.
     complaints : list
         Appended to.
+    whole : bool
+        Whether these are all observations; of a part all weights may be zero.
     """
     found: dict[Kind, FloatArray] = {}
     roles: tuple[tuple[Kind, str | None], ...] = (("weight", weight), ("frequency", frequency))
@@ -83,7 +86,7 @@ def read_set_roles(
         if not isinstance(values, Complaint):
             values = _of_sets("E330", kind, name, values, source, offsets, ids)
         if not isinstance(values, Complaint):
-            values = strict_weights(values, kind, name, place(source, name), ids)
+            values = strict_weights(values, kind, name, place(source, name), ids, whole)
         if isinstance(values, Complaint):
             complaints.append(values)
         else:

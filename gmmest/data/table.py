@@ -16,7 +16,6 @@ from gmmest.data.columns import (
     absent,
     accept,
     as_float64,
-    content_hash,
     did_you_mean,
     is_numeric,
     not_finite,
@@ -27,6 +26,7 @@ from gmmest.data.columns import (
     read_only,
     strict_array,
 )
+from gmmest.data.content import content_hash
 from gmmest.data.observations import UNWEIGHTED, Names, Observations, cluster_arrays, weight_array
 from gmmest.data.set_roles import read_set_roles
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
