@@ -581,8 +581,8 @@ class ChoiceData:
         used = self.complete(columns)
         parts: list[tuple[str, NDArray[Any]]] = [("offsets", used.offsets), ("chosen", used.chosen)]
         if used._alternative is not None:
-            codes, labels = used._appearing()
-            parts.append((f"alternative {json.dumps(labels)}", codes))
+            codes, labels = used.appearing()
+            parts.append((f"alternative {labels_text(labels)}", codes))
         if used.features is not None:
             parts.append((f"features {json.dumps(used.feature_names)}", used.features))
         if used.instruments is not None and used.instruments is not used.features:
@@ -591,15 +591,35 @@ class ChoiceData:
         parts += used.observations.parts()
         return content_hash(parts)
 
-    def _appearing(self) -> tuple[IntArray, tuple[str, ...]]:
+    def appearing(self) -> tuple[IntArray, tuple[str, ...]]:
         """Codes of the alternatives in order of first appearance, whatever dropped sets held, and their labels."""
         assert self._alternative is not None  # noqa: S101  asked for only where alternatives are named
-        first = np.empty(len(self.labels), dtype=np.int64)
+        first = np.full(len(self.labels), self.n_rows)
         first[self._alternative[::-1]] = np.arange(self.n_rows)[::-1]  # of equal places the last one stays
-        order = np.argsort(first)
+        order = np.argsort(first, kind="stable")
         ranks = np.empty_like(order)
         ranks[order] = np.arange(order.size)
-        return ranks[self._alternative], tuple(self.labels[i] for i in order)
+        occurring = order[: np.count_nonzero(first < self.n_rows)]
+        return ranks[self._alternative], tuple(self.labels[i] for i in occurring)
+
+    # --- data that are a part of others ---
+
+    @property
+    def drops(self) -> tuple[Drop, ...]:
+        """What was dropped, as counts that add."""
+        return self._drops
+
+    @property
+    def first_rows(self) -> IntArray:
+        """Row of the frame at which each set begins, (N,)."""
+        assert self._origin is not None  # noqa: S101  asked for only of data from a frame
+        return self._origin.rows[self.offsets[:-1]]
+
+    def with_labels(self, labels: Sequence[str]) -> ChoiceData:
+        """The same where alternatives of these labels occur too, in other parts of the data."""
+        if self._alternative is None:
+            return self
+        return replace(self, labels=tuple(dict.fromkeys((*self.labels, *labels))))
 
     # --- dropping whole sets ---
 
@@ -650,6 +670,11 @@ class ChoiceData:
             _alternative=alternative,
             _origin=self._origin and replace(self._origin, rows=read_only(self._origin.rows[rows])),
         )
+
+
+def labels_text(labels: Sequence[str]) -> str:
+    """Labels in a line for hashes."""
+    return json.dumps(list(labels))
 
 
 def unknown_label(label: str, labels: Sequence[str], source: str) -> Complaint:

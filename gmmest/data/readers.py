@@ -25,6 +25,7 @@ from gmmest.data.columns import (
     absent,
     accept,
     did_you_mean,
+    in_file,
     number_hint,
     place,
     quoted,
@@ -34,7 +35,23 @@ from gmmest.data.columns import (
 )
 from gmmest.errors import Complaint, ConfigError, DataError, FileError, plural, printable, some
 
-__all__ = ["file_sha256", "read_frame"]
+__all__ = [
+    "KINDS",
+    "ArrowTable",
+    "csv_header",
+    "csv_options",
+    "csv_width",
+    "decoded",
+    "empty",
+    "file_sha256",
+    "local_file",
+    "malformed",
+    "parquet_errors",
+    "read_frame",
+    "refuse_names",
+    "system_errors",
+    "typed",
+]
 
 ArrowTable: TypeAlias = Any  # a pyarrow.Table; pyarrow publishes no types
 
@@ -100,7 +117,7 @@ def read_frame(
     ...     read_frame(path, text=["id"], numbers=["price"], flags=["took"]).to_pydict()
     {'id': ['007', '7'], 'price': [1.5, None], 'took': [True, False]}
     """
-    local, kind = _local_file(path)
+    local, kind = local_file(path)
     columns = list(dict.fromkeys([*text, *numbers, *flags, *times]))
     roles = {"text": set(text), "numbers": set(numbers), "flags": set(flags), "times": set(times)}
     for name in columns:
@@ -108,13 +125,13 @@ def read_frame(
         if len(declared) > 1:
             what = f"column {quoted(name)} is declared both as {' and as '.join(declared)}"
             raise ConfigError(Complaint("E102", what, place(local.name), "declare it once"))
-    with _system_errors(local):
+    with system_errors(local):
         if local.stat().st_size == 0:
-            raise _empty(local, "the file has no bytes")
+            raise empty(local, "the file has no bytes")
         if kind == ".parquet":
             return _read_parquet(local, columns)
         table = _read_csv(local, columns)
-    return _typed(table, numbers, flags, times, local.name)
+    return typed(table, numbers, flags, times, local.name)
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -125,14 +142,15 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     FileError
         E511: no such file.  E516: the system refuses to read it.
     """
-    with _system_errors(Path(path)), open(path, "rb") as file:
+    with system_errors(Path(path)), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- the file ----------------------------------------------------------------------------------
 
 
-def _local_file(path: str | os.PathLike[str]) -> tuple[Path, str]:
+def local_file(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Path and kind of a file that is there and is one of ours."""
     given = os.fspath(path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", given):
         what = f"{printable(given)} is a URL; only local files are read"
@@ -153,7 +171,7 @@ def _local_file(path: str | os.PathLike[str]) -> tuple[Path, str]:
 
 
 @contextmanager
-def _system_errors(path: Path) -> Iterator[None]:
+def system_errors(path: Path) -> Iterator[None]:
     """Give the system's refusals (permissions, a file that vanishes) the layout of the family."""
     try:
         yield
@@ -166,11 +184,12 @@ def _system_errors(path: Path) -> Iterator[None]:
         raise FileError(Complaint("E516", what, next="check the permissions and the disk")) from error
 
 
-def _empty(path: Path, why: str) -> FileError:
+def empty(path: Path, why: str) -> FileError:
+    """E512: a file without rows."""
     return FileError(Complaint("E512", f"{printable(path.name)} holds no rows: {why}", printable(path)))
 
 
-def _refuse_names(header: Sequence[str], columns: Sequence[str], source: str) -> None:
+def refuse_names(header: Sequence[str], columns: Sequence[str], source: str) -> None:
     """Refuse names that occur twice (E314) and names that do not occur (E315), together."""
     complaints: list[Complaint] = []
     try:
@@ -186,21 +205,27 @@ def _refuse_names(header: Sequence[str], columns: Sequence[str], source: str) ->
 
 
 def _read_parquet(path: Path, columns: list[str]) -> ArrowTable:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # One file, not a data set: a folder named year=2020 would become a column there.
+    with parquet_errors(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        refuse_names(file.schema_arrow.names, columns, path.name)
+        if file.metadata.num_rows == 0:
+            raise empty(path, "the table has none")
+        table = file.read(columns=columns)
+    return decoded(table.select(columns))
+
+
+@contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """Give pyarrow's refusals of a Parquet file the layout of the family."""
+    import pyarrow as pa
+
     try:
-        # One file, not a data set: a folder named year=2020 would become a column there.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _refuse_names(file.schema_arrow.names, columns, path.name)
-            if file.metadata.num_rows == 0:
-                raise _empty(path, "the table has none")
-            table = file.read(columns=columns)
-    except PermissionError:
+        yield
+    except (PermissionError, FileError):
         raise
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileError):
-            raise
         reason = printable(str(error).splitlines()[0] if str(error) else error)
         if "CRC" in reason or "checksum" in reason:
             what = f"{printable(path.name)}: a page does not match its checksum, its numbers are damaged"
@@ -208,7 +233,12 @@ def _read_parquet(path: Path, columns: list[str]) -> ArrowTable:
             raise FileError(Complaint("E502", what, printable(path), advice)) from error
         what = f"{printable(path.name)} is truncated or not a Parquet file: {reason}"
         raise FileError(Complaint("E503", what, printable(path), "copy or write the file again")) from error
-    table = table.select(columns)
+
+
+def decoded(table: ArrowTable) -> ArrowTable:
+    """Write out columns that Parquet keeps as codes of a dictionary."""
+    import pyarrow as pa
+
     for i, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
@@ -221,49 +251,59 @@ def _read_parquet(path: Path, columns: list[str]) -> ArrowTable:
 def _read_csv(path: Path, columns: list[str]) -> ArrowTable:
     """Read the named columns as text; nothing is converted here."""
     import pyarrow as pa
+    import pyarrow.csv as arrow_csv
 
-    header = _header(path)
+    width = csv_width(path, columns)
+    try:
+        table = arrow_csv.read_csv(path, **csv_options(columns, width)).select(columns)
+    except pa.ArrowInvalid as error:
+        raise malformed(path, columns, width, str(error)) from error
+    if table.num_rows == 0:
+        raise empty(path, "there is a header and nothing below it")
+    return table
+
+
+def csv_width(path: Path, columns: list[str]) -> int:
+    """Number of columns of a CSV file whose header names the columns and whose quotation marks close."""
+    header = csv_header(path)
     line = _line_with_open_quote(path)
     if line:
         what = f"a quotation mark opens a cell that does not end on its line, line {line:,} of the file"
         advice = "close it, or write the table as Parquet if a cell must hold a line end"
         raise FileError(Complaint("E514", what, place(path.name), advice))
-    _refuse_names(header, columns, path.name)
-    try:
-        table = _parse_csv(path, columns, len(header))
-    except pa.ArrowInvalid as error:
-        raise _malformed(path, columns, len(header), str(error)) from error
-    if table.num_rows == 0:
-        raise _empty(path, "there is a header and nothing below it")
-    return table
+    refuse_names(header, columns, path.name)
+    return len(header)
 
 
-def _parse_csv(
-    path: Path, columns: list[str], width: int, on_invalid: Callable[[Any], str] | None = None
-) -> ArrowTable:
+def csv_options(
+    columns: list[str],
+    width: int,
+    on_invalid: Callable[[Any], str] | None = None,
+    block_size: int | None = None,
+) -> dict[str, Any]:
+    """Options of pyarrow for reading columns as text, a missing cell as null, and nothing else."""
     import pyarrow as pa
     import pyarrow.csv as arrow_csv
 
-    return arrow_csv.read_csv(
-        path,
+    return {
         # Rows are numbered only where they are parsed one after the other.
-        read_options=arrow_csv.ReadOptions(use_threads=on_invalid is None),
-        parse_options=arrow_csv.ParseOptions(
+        "read_options": arrow_csv.ReadOptions(use_threads=on_invalid is None, block_size=block_size),
+        "parse_options": arrow_csv.ParseOptions(
             invalid_row_handler=on_invalid,
             # In a file of one column a blank line is an empty cell.
             ignore_empty_lines=width > 1,
         ),
-        convert_options=arrow_csv.ConvertOptions(
+        "convert_options": arrow_csv.ConvertOptions(
             include_columns=columns,
             column_types=dict.fromkeys(columns, pa.string()),
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=True,
         ),
-    ).select(columns)
+    }
 
 
-def _header(path: Path) -> list[str]:
+def csv_header(path: Path) -> list[str]:
     """Read the names in the first line that is not blank."""
     with open(path, "rb") as file:
         start = file.read(LONGEST_HEADER)
@@ -271,12 +311,12 @@ def _header(path: Path) -> list[str]:
         raise _not_utf8(path, "it begins like UTF-16")
     lines = re.split(rb"[\r\n]+", start.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n"), maxsplit=1)
     if not lines[0]:
-        raise _empty(path, "all its lines are blank")
+        raise empty(path, "all its lines are blank")
     if len(lines) == 1 and len(start) == LONGEST_HEADER:
         what = f"{printable(path.name)}: the first line is longer than {LONGEST_HEADER:,} bytes"
         raise FileError(Complaint("E514", what, printable(path), "check that this is a CSV file"))
     if len(lines) == 1:
-        raise _empty(path, "there is one line, the header")
+        raise empty(path, "there is one line, the header")
     try:
         line = lines[0].decode("utf-8")
     except UnicodeDecodeError as error:
@@ -317,9 +357,10 @@ def _not_utf8(path: Path, why: str) -> FileError:
     return FileError(Complaint("E513", what, printable(path), "save the file as UTF-8"))
 
 
-def _malformed(path: Path, columns: list[str], width: int, reason: str) -> FileError:
-    """Say which rows are malformed, by parsing once more, row after row."""
+def malformed(path: Path, columns: list[str], width: int, reason: str) -> FileError:
+    """Say which rows are malformed, by parsing once more, row after row, in bounded memory."""
     import pyarrow as pa
+    import pyarrow.csv as arrow_csv
 
     found: list[Any] = []
 
@@ -328,7 +369,8 @@ def _malformed(path: Path, columns: list[str], width: int, reason: str) -> FileE
         return "skip"
 
     try:
-        _parse_csv(path, columns, width, collect)
+        for _ in arrow_csv.open_csv(path, **csv_options(columns, width, collect)):
+            pass
     except pa.ArrowInvalid as error:
         reason = str(error)
     if not found and "UTF8" in reason:
@@ -350,7 +392,7 @@ def _malformed(path: Path, columns: list[str], width: int, reason: str) -> FileE
 # --- cells -------------------------------------------------------------------------------------
 
 
-def _typed(
+def typed(
     table: ArrowTable, numbers: Sequence[str], flags: Sequence[str], times: Sequence[str], source: str
 ) -> ArrowTable:
     """Convert the declared columns of a table of text, or raise all complaints."""
@@ -433,10 +475,10 @@ def _bad_cells(
 ) -> Complaint:
     rows = np.flatnonzero(bad)
     values = [cells[int(row)].as_py() for row in rows[:5]]
-    what = f"{printable(name)}: row {rows[0] + 1:,} holds {shown(values[0])}, expected {expected}"
+    what = f"{printable(name)}: row {in_file(source, rows[0]) + 1:,} holds {shown(values[0])}, expected {expected}"
     if rows.size > 1:
         more = " ..." if rows.size > len(values) else ""
         others = some(dict.fromkeys(shown(value) for value in values[1:]))
         what += f"; also {others}{more}, {plural(rows.size, 'cell')} in all"
     advice = number_hint(values[0]) if code == "E311" else "write 1 for the chosen row and 0 for the others"
-    return Complaint(code, what, place(source, name, row_ranges(rows)), advice)
+    return Complaint(code, what, place(source, name, row_ranges(in_file(source, rows))), advice)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from gmmest.data.block import Block, block_ranges
 from gmmest.data.choice_data import ChoiceData
+from gmmest.data.choice_files import ChoiceFiles
+from gmmest.data.conversion import Design
 from gmmest.data.observations import Observations
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError
@@ -67,7 +69,7 @@ class Logit:
         object.__setattr__(self, "utility", as_terms(utility))
         object.__setattr__(self, "instruments", None if instruments is None else as_terms(instruments))
 
-    def sample(self, data: ChoiceData, restriction: Restriction | None = None) -> Sample:
+    def sample(self, data: ChoiceData | ChoiceFiles, restriction: Restriction | None = None) -> Sample:
         """Features and instruments of the data, checked for identification of the free parameters.
 
         Raises
@@ -78,7 +80,7 @@ class Logit:
             Features or instruments that do not vary within choice sets, or are collinear
             there; fewer moments than parameters.
         """
-        if not isinstance(data, ChoiceData):
+        if not isinstance(data, (ChoiceData, ChoiceFiles)):
             raise ConfigError(
                 Complaint(
                     "E102",
@@ -86,7 +88,7 @@ class Logit:
                     next="ChoiceData.from_frame(frame, case=..., alternative=..., chosen=...)",
                 )
             )
-        names, moment_names, full, notes, seen = self._arrays(data)
+        names, moment_names, full, notes, seen, fingerprint = self._arrays(data)
         if restriction is None:
             changed = check_features(full, names)
         else:
@@ -100,7 +102,6 @@ class Logit:
             full, notes = replace(full, instruments=differences), (*notes, *changed.notes)
         size = rows_per_block(len(names), len(moment_names))
         ranges = block_ranges(full.offsets, size)
-        fingerprint = data.fingerprint(used_columns((*self.utility, *(self.instruments or ()))))
         typical = _typical(full)
 
         def sample(pieces: Sequence[tuple[int, int]]) -> Sample:
@@ -122,8 +123,15 @@ class Logit:
         return sample(ranges)
 
     def _arrays(
-        self, data: ChoiceData
-    ) -> tuple[tuple[str, ...], tuple[str, ...], Block, tuple[str, ...], Observations]:
+        self, data: ChoiceData | ChoiceFiles
+    ) -> tuple[tuple[str, ...], tuple[str, ...], Block, tuple[str, ...], Observations, str]:
+        if isinstance(data, ChoiceFiles):
+            stored = data.store(self._design())
+            known = stored.manifest
+            names, moments = tuple(known.names), tuple(known.moment_names)
+            return names, moments, stored.block, tuple(known.notes), stored.observations, known.fingerprint
+        columns = used_columns((*self.utility, *(self.instruments or ())))
+        fingerprint = data.fingerprint(columns)
         if data.features is not None:
             if self.utility or self.instruments is not None:
                 raise ConfigError(
@@ -133,17 +141,44 @@ class Logit:
                         next="Logit() with data from ChoiceData.from_arrays, terms with ChoiceData.from_frame",
                     )
                 )
-            return data.feature_names, data.instrument_names, data.block(), data.notes, data.observations
+            names, moments = data.feature_names, data.instrument_names
+            return names, moments, data.block(), data.notes, data.observations, fingerprint
+        self._require_terms()
+        data = data.complete(columns)
+        names, features = design_matrix(self.utility, data)
+        if self.instruments is None:
+            return names, names, data.block(features, features), data.notes, data.observations, fingerprint
+        moment_names, instruments = design_matrix(self.instruments, data)
+        block = data.block(features, instruments)
+        return names, moment_names, block, data.notes, data.observations, fingerprint
+
+    def _require_terms(self) -> None:
         if not self.utility:
             raise ConfigError(
                 Complaint("E102", "the utility has no terms", next="Logit([Term('cost'), ...])")
             )
-        data = data.complete(used_columns((*self.utility, *(self.instruments or ()))))
-        names, features = design_matrix(self.utility, data)
-        if self.instruments is None:
-            return names, names, data.block(features, features), data.notes, data.observations
-        moment_names, instruments = design_matrix(self.instruments, data)
-        return names, moment_names, data.block(features, instruments), data.notes, data.observations
+
+    def _design(self) -> Design:
+        """What is made of choice sets that are read from files, a piece at a time."""
+        self._require_terms()
+        terms = (*self.utility, *(self.instruments or ()))
+        names, moments = (
+            tuple(dict.fromkeys(term.name for term in part))
+            for part in (self.utility, self.instruments or ())
+        )
+
+        def matrices(data: ChoiceData) -> tuple[Array, Array | None]:
+            features = design_matrix(self.utility, data)[1]
+            return features, None if self.instruments is None else design_matrix(self.instruments, data)[1]
+
+        return Design(
+            key=f"logit {self.utility} {self.instruments}",
+            columns=used_columns(terms),
+            labels=tuple(dict.fromkeys(label for term in terms for label in term.only)),
+            names=names,
+            moment_names=names if self.instruments is None else moments,
+            matrices=matrices,
+        )
 
     def moment_sum(self, theta: Array, block: Block) -> Array:
         """Sum of the contributions of a block, (M,); one pass, no temporary wider than a column."""

@@ -1,0 +1,173 @@
+"""The files that one data set lies in: found, compared with each other, and known again."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from gmmest.data.columns import quoted
+from gmmest.data.readers import (
+    KINDS,
+    csv_header,
+    file_sha256,
+    local_file,
+    parquet_errors,
+    refuse_names,
+    system_errors,
+)
+from gmmest.errors import Complaint, DataError, FileError, plural, printable, some
+
+__all__ = ["Paths", "SourceFile", "check_files", "find_files", "hashed", "parquet_rows", "stamp"]
+
+Paths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+
+SETTLED = 2.0
+"""Seconds after which a change of a file shows in its times on every file system."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file as it was when it was read.
+
+    Parameters
+    ----------
+    name : str
+        As seen from the folder of the store.
+    size : int
+        Bytes.
+    sha256 : str
+        Of its content.
+    stamp : str
+        Device, inode and times; a file with this stamp has not been written since.  Empty where the file
+        was so young that it may have been.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    stamp: str
+
+
+def find_files(paths: Paths) -> tuple[Path, ...]:
+    """Files in the order of their names, numbers in names by value: ``part-2`` before ``part-10``.
+
+    Parameters
+    ----------
+    paths : path, or sequence of paths
+        A file, a folder of which all ``.csv`` or all ``.parquet`` files are meant, or files.
+
+    Raises
+    ------
+    ConfigError
+        E107: a URL.
+    FileError
+        E510: another kind of file.  E511: no such file.  E512: a folder without any.  E517: files of both
+        kinds, folders in the folder, or a file twice.
+    """
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    folder = Path(given[0]) if len(given) == 1 and Path(given[0]).is_dir() else None
+    found = [local_file(path)[0] for path in given] if folder is None else _inside(folder)
+    found.sort(key=lambda path: (_natural(path.name), str(path)))
+    if not found:
+        where = "" if folder is None else printable(folder)
+        raise FileError(
+            Complaint("E512", "no .csv and no .parquet file", where, "name the folder that holds them")
+        )
+    kinds = {path.suffix.lower() for path in found}
+    twice = [path.name for path, following in itertools.pairwise(found) if path == following]
+    if len(kinds) > 1 or twice:
+        what = f"a file named twice: {some(twice)}" if twice else "CSV and Parquet files side by side"
+        raise FileError(
+            Complaint("E517", what, printable(found[0].parent), "name the files of one kind, once")
+        )
+    return tuple(found)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Data files of a folder; hidden ones and those that begin with _ are other programs' own."""
+    with system_errors(folder):
+        entries = [path for path in folder.iterdir() if not path.name.startswith((".", "_"))]
+    folders = [path.name for path in entries if path.is_dir()]
+    if folders:
+        what = f"{plural(len(folders), 'folder')} inside the folder of data: {some(sorted(folders))}"
+        advice = "put all files into one folder; names such as year=2020 become no columns"
+        raise FileError(Complaint("E517", what, printable(folder), advice))
+    return [path for path in entries if path.suffix.lower() in KINDS]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+
+
+def check_files(files: Sequence[Path], columns: list[str]) -> None:
+    """Refuse files in which a column is absent (E314, E315) or has another type than in the first (E517)."""
+    complaints: list[Complaint] = []
+    first: dict[str, Any] = {}
+    for path in files:
+        try:
+            types = _types(path, columns)
+        except DataError as error:
+            complaints += error.complaints
+            continue
+        first = first or types
+        for name, kind in types.items():
+            if kind != first[name]:
+                what = f"{printable(path.name)} holds {quoted(name)} as {kind}"
+                what += f", {printable(files[0].name)} as {first[name]}"
+                complaints.append(Complaint("E517", what, next="write all files with one schema"))
+    if complaints:
+        raise DataError(complaints)
+
+
+def _types(path: Path, columns: list[str]) -> dict[str, Any]:
+    """Types of columns; what a dictionary encodes counts as its values.  CSV has none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with system_errors(path):
+        if path.suffix.lower() == ".csv":
+            refuse_names(csv_header(path), columns, path.name)
+            return {}
+        with parquet_errors(path), pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+    refuse_names(schema.names, columns, path.name)
+    kinds = {name: schema.field(name).type for name in columns}
+    return {name: kind.value_type if pa.types.is_dictionary(kind) else kind for name, kind in kinds.items()}
+
+
+def parquet_rows(files: Sequence[Path]) -> int | None:
+    """Rows in all; None for CSV, which does not tell."""
+    import pyarrow.parquet as pq
+
+    if files[0].suffix.lower() == ".csv":
+        return None
+    total = 0
+    for path in files:
+        with system_errors(path), parquet_errors(path):
+            total += pq.read_metadata(path).num_rows
+    return total
+
+
+def stamp(path: Path) -> str:
+    """Device, inode, size and times of a file.
+
+    The system sets the second time at every change, whatever a program says of the first.
+    """
+    with system_errors(path):
+        found = path.stat()
+    if time.time() - found.st_ctime < SETTLED:
+        return ""
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+
+
+def hashed(path: Path, cache: Path) -> SourceFile:
+    """A file with the hash of its content; one pass over it."""
+    before = stamp(path)
+    name = Path(os.path.relpath(path.absolute(), cache.absolute())).as_posix()
+    return SourceFile(name, path.stat().st_size, file_sha256(path), before)

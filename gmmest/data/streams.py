@@ -1,0 +1,275 @@
+"""Files read a piece at a time, in bounded memory, and regrouped so that no choice set is divided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gmmest.data.columns import BoolArray, IntArray, Source, in_file
+from gmmest.data.memory import in_words
+from gmmest.data.readers import (
+    ArrowTable,
+    csv_options,
+    csv_width,
+    decoded,
+    malformed,
+    parquet_errors,
+    system_errors,
+    typed,
+)
+from gmmest.errors import Complaint, DataError, FileError, plural, printable
+
+__all__ = ["CellTypes", "Rows", "pieces", "run_starts", "whole_sets"]
+
+SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 16, 1 << 24  # bytes of a CSV file that are parsed together
+
+
+@dataclass(frozen=True, slots=True)
+class CellTypes:
+    """What the cells of the columns that are read must be; see :func:`.read_frame`."""
+
+    text: tuple[str, ...]
+    numbers: tuple[str, ...]
+    flags: tuple[str, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns, each once."""
+        return list(dict.fromkeys([*self.text, *self.numbers, *self.flags]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Consecutive rows, and where they stand: a name for messages that knows the first of them."""
+
+    table: ArrowTable
+    source: Source
+
+    def part(self, start: int, stop: int | None = None) -> Rows:
+        """Rows ``start:stop``."""
+        stop = self.table.num_rows if stop is None else stop
+        return Rows(self.table.slice(start, stop - start), Source(self.source, in_file(self.source, start)))
+
+    def before(self, other: Rows) -> Rows:
+        """These rows and those of the other, which follow; across files rows are counted on."""
+        import pyarrow as pa
+
+        mine, others = str(self.source), str(other.source)
+        known = mine == others or mine.endswith(f" and on in {others}")
+        name = mine if known else f"{mine} and on in {others}"
+        return Rows(pa.concat_tables([self.table, other.table]), Source(name, self.source.first))
+
+
+def pieces(
+    path: Path,
+    types: CellTypes,
+    rows: int,
+    limit: int,
+    refuse: Callable[[DataError], None] | None = None,
+) -> Iterator[Rows]:
+    """The columns of one file, at most so many rows at a time.
+
+    Parameters
+    ----------
+    path : Path
+    types : CellTypes
+    rows : int
+    limit : int
+        Bytes of memory that the decoded columns of a row group, or a piece of text, may take.
+    refuse : callable, optional
+        Gets what is wrong with cells; the pieces that hold them are left out.  By default it is raised.
+
+    Raises
+    ------
+    DataError, FileError
+        Those of :func:`.read_frame`; E504: a row group, or cells, larger than the limit.
+    """
+    parse = _csv_batches if path.suffix.lower() == ".csv" else _parquet_batches
+    done = 0
+    with system_errors(path):
+        for batch in parse(path, types.columns, rows, limit):
+            for start in range(0, batch.num_rows, rows):
+                table = batch.slice(start, rows)
+                source = Source(path.name, done)
+                done += table.num_rows
+                try:
+                    if parse is _csv_batches:
+                        table = typed(table, types.numbers, types.flags, source)
+                except DataError as error:
+                    if refuse is None:
+                        raise
+                    refuse(error)
+                    continue
+                yield Rows(table, source)
+
+
+def _csv_batches(path: Path, columns: list[str], rows: int, limit: int) -> Iterator[ArrowTable]:
+    import pyarrow as pa
+    import pyarrow.csv as arrow_csv
+
+    width = csv_width(path, columns)
+    block = min(max(limit // 64, SMALLEST_BLOCK), LARGEST_BLOCK)
+    try:
+        with arrow_csv.open_csv(path, **csv_options(columns, width, block_size=block)) as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch]).select(columns)
+    except pa.ArrowInvalid as error:
+        if "straddling" in str(error):
+            what = f"{printable(path.name)} has a line longer than {block:,} bytes"
+            advice = "check that this is a CSV file, or give more memory"
+            raise FileError(Complaint("E504", what, printable(path), advice)) from error
+        raise malformed(path, columns, width, str(error)) from error
+
+
+def _parquet_batches(path: Path, columns: list[str], rows: int, limit: int) -> Iterator[ArrowTable]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with parquet_errors(path), pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        text = [name for name in columns if _is_texts(schema.field(name).type)]
+        _refuse_large_groups(path, file.metadata, schema, columns, limit)
+    with (
+        parquet_errors(path),
+        pq.ParquetFile(
+            path,
+            page_checksum_verification=True,
+            pre_buffer=False,
+            buffer_size=1 << 20,
+            # A short code may stand for a long text, so text stays coded until its size is known.
+            read_dictionary=text,
+        ) as file,
+    ):
+        for batch in file.iter_batches(rows, columns=columns):
+            table = pa.Table.from_batches([batch]).select(columns)
+            for name in text:
+                _refuse_long_text(path, name, table[name], limit)
+            yield decoded(table)
+
+
+def _is_texts(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _refuse_large_groups(path: Path, metadata: Any, schema: Any, columns: list[str], limit: int) -> None:
+    """Refuse row groups by what the file says of them, before they are read (E504)."""
+    places = {metadata.schema.column(j).path: j for j in range(metadata.num_columns)}
+    for g in range(metadata.num_row_groups):
+        group = metadata.row_group(g)
+        size = 0
+        for name in columns:
+            # Coded columns are small in the file and wide in memory: a row is at least one value wide.
+            kind = schema.field(name).type
+            width = kind.bit_width / 8 if hasattr(kind, "bit_width") and _fixed(kind) else 8
+            inside = group.column(places[name]).total_uncompressed_size if name in places else 0
+            size += max(int(width * group.num_rows), inside)
+        if size > limit:
+            what = (
+                f"{printable(path.name)}: row group {g + 1} of {metadata.num_row_groups} takes"
+                f" {in_words(size)} decoded ({plural(group.num_rows, 'row')}); {in_words(limit)} are free for it"
+            )
+            advice = "write the file with smaller row groups, or give more with  memory"
+            raise FileError(Complaint("E504", what, printable(path), advice))
+
+
+def _fixed(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
+
+
+def _refuse_long_text(path: Path, name: str, column: Any, limit: int) -> None:
+    import pyarrow.compute as pc
+
+    size = 0
+    for chunk in column.chunks:
+        lengths = pc.binary_length(chunk.dictionary)
+        size += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+    if size > limit:
+        what = f"{printable(path.name)}: {printable(name)} holds {in_words(size)} of text in {len(column):,} rows"
+        raise FileError(
+            Complaint("E504", what, printable(path), "shorten the ids, or give more with  memory")
+        )
+
+
+# --- whole choice sets -------------------------------------------------------------------------
+
+
+def run_starts(table: ArrowTable, column: str) -> IntArray:
+    """Rows in which a column differs from the row before, the first row among them."""
+    if table.num_rows == 0:
+        return np.zeros(0, dtype=np.int64)
+    return np.flatnonzero(np.concatenate(([True], _changes(table[column]))))
+
+
+def _changes(column: Any) -> BoolArray:
+    """Whether each value differs from the one before; a missing one differs from all."""
+    import pyarrow.compute as pc
+
+    differs = pc.not_equal(column.slice(1), column.slice(0, len(column) - 1))
+    return np.array(pc.fill_null(differs, True), dtype=np.bool_)
+
+
+def whole_sets(
+    files: Sequence[Path], read: Callable[[Path], Iterator[Rows]], case: str, most: int
+) -> Iterator[Rows]:
+    """Regroup pieces of files so that consecutive rows of one id are never divided.
+
+    Parameters
+    ----------
+    files : sequence of Path
+    read : callable
+        The pieces of a file, none empty.
+    case : str
+        The column of ids.
+    most : int
+        Rows of one id that fit into memory.
+
+    Yields
+    ------
+    Rows
+        Of one file; or of several, if they all have one id.
+
+    Raises
+    ------
+    FileError
+        E504: more rows of one id than fit.
+    """
+    unfinished: Rows | None = None
+    for path in files:
+        for found in read(path):
+            piece = found
+            if unfinished is not None:
+                starts = run_starts(piece.table, case)
+                same = unfinished.table[case][-1].as_py() == piece.table[case][0].as_py()
+                rest = (int(starts[1]) if starts.size > 1 else piece.table.num_rows) if same else 0
+                if rest:
+                    unfinished = unfinished.before(piece.part(0, rest))
+                if unfinished.table.num_rows > most:
+                    raise _endless(unfinished, case, most)
+                if rest == piece.table.num_rows:
+                    continue
+                if unfinished.source == piece.source:
+                    piece = unfinished.before(piece.part(rest))
+                else:
+                    yield unfinished
+                    piece = piece.part(rest)
+            last = int(run_starts(piece.table, case)[-1])
+            if last:
+                yield piece.part(0, last)
+            unfinished = piece.part(last)
+    if unfinished is not None:
+        yield unfinished
+
+
+def _endless(rows: Rows, case: str, most: int) -> FileError:
+    what = f"the choice set {printable(rows.table[case][0])} has more than {most:,} rows, more than fit into memory"
+    return FileError(
+        Complaint("E504", what, printable(rows.source), "check the column of ids, or give more with  memory")
+    )
