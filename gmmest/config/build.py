@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from gmmest.config.model_kinds import (
 from gmmest.config.schema import Config, EstimationConfig
 from gmmest.config.user_code import UserFunction, load_function
 from gmmest.data.choice_data import ChoiceData
-from gmmest.data.readers import read_frame
+from gmmest.data.readers import read_frame, with_whole_ids
 from gmmest.data.table import Table
 from gmmest.execution.dask import Dask
 from gmmest.execution.serial import Executor
@@ -196,18 +195,7 @@ def _frame(config: Config, text: Sequence[str], numbers: Sequence[str], flags: S
     clusters = [name for name in source.cluster if name not in numbers]
     times = [source.time] if source.time and source.time not in numbers else []
     frame = read_frame(path, text=[*text, *clusters], numbers=numbers, flags=flags, times=times)
-    return _with_whole_ids(frame, [name for name in source.cluster if name in numbers])
-
-
-def _with_whole_ids(frame: Any, names: Sequence[str]) -> Any:
-    """Columns of numbers that are ids too, as integers where all of them are whole."""
-    import pyarrow as pa
-
-    for name in names:
-        with contextlib.suppress(pa.ArrowInvalid):  # else the data's own complaint follows
-            whole = frame.column(name).cast(pa.int64())
-            frame = frame.set_column(frame.schema.get_field_index(name), name, whole)
-    return frame
+    return with_whole_ids(frame, [name for name in source.cluster if name in numbers])
 
 
 def _terms(terms: Sequence[TermConfig]) -> list[Term]:

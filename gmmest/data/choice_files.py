@@ -169,14 +169,18 @@ class ChoiceFiles:
         return beside.absolute().parent / ".gmmest-cache"
 
     def _types(self, design: Design) -> CellTypes:
-        columns = self.columns
-        numbers = [*design.columns, columns.weight, columns.frequency, columns.time]
-        ids = [columns.case, columns.alternative, *as_names(columns.cluster)]
+        columns, clusters = self.columns, as_names(self.columns.cluster)
+        # A year may be a cluster and the time at once.
+        shared = columns.time if columns.time in clusters else None
+        numbers = [*design.columns, columns.weight, columns.frequency, shared]
         numeric = tuple(dict.fromkeys(name for name in numbers if name))
+        ids = [columns.case, columns.alternative, *(name for name in clusters if name not in numeric)]
         return CellTypes(
-            tuple(dict.fromkeys(name for name in ids if name and name not in numeric)),
-            numeric,
-            (columns.chosen,),
+            text=tuple(dict.fromkeys(name for name in ids if name)),
+            numbers=numeric,
+            flags=(columns.chosen,),
+            times=(columns.time,) if columns.time and columns.time not in numeric else (),
+            whole=tuple(name for name in clusters if name in numeric),
         )
 
     def _key(self, design: Design) -> str:

@@ -108,14 +108,16 @@ def convert(
         done = 0
 
         def read(path: Path) -> Iterator[Rows]:
-            return pieces(path, types, rows, memory, whole.refuse_cells)
+            for piece in pieces(path, types, rows, memory, whole.refuse_cells):
+                whole.require_one_schema(piece)
+                yield piece
 
         for piece in whole_sets(files, read, columns.case, most):
             whole.take(piece)
             done += piece.table.num_rows
             if progress is not None:
                 progress(done, n_rows)
-        whole.refuse(files, types, rows, memory)
+        whole.refuse(files, rows, memory)
         writer.finish(whole.described(manifest, memory))
 
 
@@ -142,11 +144,23 @@ class _Whole:
         self._end = 0
         self._hashes: dict[str, GrowingHash] = {}
         self._last_time: Any = None
+        self._schema: Any = None
 
     def refuse_cells(self, error: DataError) -> None:
         """Note that some rows could not be read; sets that miss them are not looked at."""
         self._complain(error)
         self._unreadable = True
+
+    def require_one_schema(self, piece: Rows) -> None:
+        """Refuse times that are dates here and numbers there (E311)."""
+        self._schema = self._schema or piece.table.schema
+        for name, kind in zip(piece.table.schema.names, piece.table.schema.types, strict=True):
+            before = self._schema.field(name).type
+            if kind != before:
+                what = f"{printable(name)} is {kind} from {piece.source}, row {piece.source.first + 1:,} on"
+                raise DataError(
+                    Complaint("E311", f"{what}, and {before} before", next="give the column one type")
+                )
 
     def take(self, piece: Rows) -> None:
         """Check some choice sets and put them into the store."""
@@ -234,7 +248,7 @@ class _Whole:
 
     # --- when all has been seen ---
 
-    def refuse(self, files: Sequence[Path], types: CellTypes, rows: int, memory: int) -> None:
+    def refuse(self, files: Sequence[Path], rows: int, memory: int) -> None:
         """Raise what is wrong with the data, if anything is."""
         if not self._unreadable and not self._complaints and self._n_sets == 0 and not self._has_keys():
             raise empty(
@@ -243,7 +257,7 @@ class _Whole:
         if self._has_keys() and not self._unreadable:
             found = repeats(self._writer.path("keys"), memory // 2, SHOWN)
             if found.count:
-                self._complain(DataError(_again(files, types, self._columns.case, found, rows, memory)))
+                self._complain(DataError(_again(files, self._columns.case, found, rows, memory)))
             self._writer.drop("keys")
         if not self._complaints and self._end == 0:
             raise no_sets(self._source, self._notes())
@@ -312,14 +326,11 @@ def _at(piece: Rows, name: str, rows: IntArray) -> Any:
     return column.cast(pa.large_string()) if is_text(column) else column
 
 
-def _again(
-    files: Sequence[Path], types: CellTypes, case: str, found: Repeats, rows: int, memory: int
-) -> Complaint:
+def _again(files: Sequence[Path], case: str, found: Repeats, rows: int, memory: int) -> Complaint:
     """E304: ids that come again, which are looked up by reading the column once more."""
     wanted = np.unique(np.concatenate([found.before, found.again]))
     places: dict[int, tuple[str, str]] = {}
-    text = (case,) if case in types.text else ()
-    cells = CellTypes(text, () if text else (case,), ())
+    cells = CellTypes((case,), (), ())
     seen = 0
     for piece in whole_sets(files, lambda path: pieces(path, cells, rows, memory), case, memory):
         starts = np.append(run_starts(piece.table, case), piece.table.num_rows)

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -51,6 +51,7 @@ __all__ = [
     "refuse_names",
     "system_errors",
     "typed",
+    "with_whole_ids",
 ]
 
 ArrowTable: TypeAlias = Any  # a pyarrow.Table; pyarrow publishes no types
@@ -405,6 +406,17 @@ def typed(
     if complaints:
         raise DataError(complaints)
     return table
+
+
+def with_whole_ids(frame: ArrowTable, names: Sequence[str]) -> ArrowTable:
+    """Columns of numbers that are ids too, as integers where all of them are whole."""
+    import pyarrow as pa
+
+    for name in names:
+        with suppress(pa.ArrowInvalid):  # else the data's own complaint follows
+            whole = frame.column(name).cast(pa.int64())
+            frame = frame.set_column(frame.schema.get_field_index(name), name, whole)
+    return frame
 
 
 def _parse_numbers(cells: Arrow, name: str, source: str) -> Arrow | Complaint:

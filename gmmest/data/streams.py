@@ -20,6 +20,7 @@ from gmmest.data.readers import (
     parquet_errors,
     system_errors,
     typed,
+    with_whole_ids,
 )
 from gmmest.errors import Complaint, DataError, FileError, plural, printable
 
@@ -35,11 +36,13 @@ class CellTypes:
     text: tuple[str, ...]
     numbers: tuple[str, ...]
     flags: tuple[str, ...]
+    times: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()  # numbers that are ids too
 
     @property
     def columns(self) -> list[str]:
         """All columns, each once."""
-        return list(dict.fromkeys([*self.text, *self.numbers, *self.flags]))
+        return list(dict.fromkeys([*self.text, *self.numbers, *self.flags, *self.times]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,13 +101,13 @@ def pieces(
                 done += table.num_rows
                 try:
                     if parse is _csv_batches:
-                        table = typed(table, types.numbers, types.flags, source)
+                        table = typed(table, types.numbers, types.flags, types.times, source)
                 except DataError as error:
                     if refuse is None:
                         raise
                     refuse(error)
                     continue
-                yield Rows(table, source)
+                yield Rows(with_whole_ids(table, types.whole), source)
 
 
 def _csv_batches(path: Path, columns: list[str], rows: int, limit: int) -> Iterator[ArrowTable]:
