@@ -22,6 +22,9 @@ from gmmest.errors import Complaint, ConfigError, FileError
 
 __all__ = ["ChoiceFiles"]
 
+LIBRARIES = 64 * 10**6
+"""Bytes that come with what is loaded when files are read first."""
+
 ROOM = 64 * 10**6
 """Bytes that a conversion wants for itself; with less it would go row by row."""
 
@@ -189,9 +192,9 @@ class ChoiceFiles:
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def _room(self) -> int:
-        held = anonymous_memory()
+        held = anonymous_memory() + LIBRARIES
         if self.memory - held < ROOM:
-            what = f"memory={in_words(self.memory)}: this process holds {in_words(held)} already"
+            what = f"memory={in_words(self.memory)}: this process and the libraries it loads hold {in_words(held)}"
             advice = f"give at least {in_words(held + ROOM)}"
             raise ConfigError(Complaint("E102", what, next=advice))
         return self.memory - held

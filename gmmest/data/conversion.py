@@ -24,7 +24,7 @@ from gmmest.data.drops import Drop, NoSetsLeftError, added
 from gmmest.data.frame_door import no_sets
 from gmmest.data.observations import as_names
 from gmmest.data.readers import empty
-from gmmest.data.set_keys import Repeats, appearance, keys_of, repeats
+from gmmest.data.set_keys import Repeats, all_differ, appearance, keys_of, repeats
 from gmmest.data.set_roles import read_time
 from gmmest.data.store import Manifest, StoreWriter
 from gmmest.data.streams import CellTypes, Rows, pieces, run_starts, whole_sets
@@ -34,8 +34,8 @@ __all__ = ["Design", "Progress", "convert"]
 Progress: TypeAlias = Callable[[int, "int | None"], None]
 
 SHOWN = 5  # complaints of one kind, and ids in one, before the rest is counted
-LARGEST_PIECE = 1 << 17  # rows; larger ones are no faster
-SHARE = 8  # of the memory, what one piece takes as numbers: it is held as text, as columns and as features
+LARGEST_PIECE = 1 << 15  # rows; larger ones are no faster
+SHARE = 4  # of the memory, what one piece takes as numbers: it is held as text, as columns and as features
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,7 +198,7 @@ class _Whole:
             return True  # the door of the data refuses them
         keys = keys_of(ids)
         self._writer.append("keys", keys)
-        return len(np.unique(keys, axis=0)) == len(keys)
+        return all_differ(keys)
 
     def _check_time(self, piece: Rows, starts: IntArray) -> None:
         """Refuse times that go back (E304)."""

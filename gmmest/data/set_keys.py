@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from gmmest.data.columns import Arrow, IntArray, is_text
 
-__all__ = ["Repeats", "appearance", "keys_of", "repeats"]
+__all__ = ["Repeats", "all_differ", "appearance", "keys_of", "repeats"]
 
 Keys = NDArray[np.uint64]  # (k, 2)
 
 PIECE = 1 << 20  # keys looked at together
-NEEDED = 64  # bytes of memory for each key of a part: key, place, and what sorting takes
+NEEDED = 100  # bytes of memory for each key of a part: key, place, and what sorting takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,11 @@ def keys_of(ids: Arrow) -> Keys:
     return np.asarray(different[coded.indices.to_numpy(zero_copy_only=False)])
 
 
+def all_differ(keys: Keys) -> bool:
+    """Whether no key comes twice."""
+    return bool(_grouped(keys)[1].all())
+
+
 def repeats(path: Path, memory: int, most: int) -> Repeats:
     """Keys of a file that occur more than once.
 
@@ -70,7 +75,7 @@ def repeats(path: Path, memory: int, most: int) -> Repeats:
 
     Notes
     -----
-    Cost: N log N, and the file is read ``64 N / memory`` times.
+    Cost: N log N, and the file is read ``100 N / memory`` times.
     """
     count, again, before = 0, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     for keys, places in _parts(path, memory):

@@ -27,6 +27,7 @@ from gmmest.errors import Complaint, DataError, FileError, plural, printable
 __all__ = ["CellTypes", "Rows", "pieces", "run_starts", "whole_sets"]
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 16, 1 << 24  # bytes of a CSV file that are parsed together
+TEXT_SHARE = 32  # of the limit, what the text of a piece takes at most: it is copied on its way to codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +150,22 @@ def _parquet_batches(path: Path, columns: list[str], rows: int, limit: int) -> I
     ):
         for batch in file.iter_batches(rows, columns=columns):
             table = pa.Table.from_batches([batch]).select(columns)
-            for name in text:
-                _refuse_long_text(path, name, table[name], limit)
-            yield decoded(table)
+            size = sum(_text_size(table[name]) for name in text)
+            n_parts = -(-size * TEXT_SHARE // limit) or 1
+            if n_parts > table.num_rows:
+                what = f"{printable(path.name)} holds {in_words(size)} of text in {plural(table.num_rows, 'row')}"
+                advice = "shorten the ids, or give more with  memory"
+                raise FileError(Complaint("E504", what, printable(path), advice))
+            step = -(-table.num_rows // n_parts)
+            for start in range(0, table.num_rows, step):
+                yield decoded(table.slice(start, step))
 
 
 def _is_texts(kind: Any) -> bool:
     import pyarrow as pa
 
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
@@ -169,7 +178,7 @@ def _refuse_large_groups(path: Path, metadata: Any, schema: Any, columns: list[s
         for name in columns:
             # Coded columns are small in the file and wide in memory: a row is at least one value wide.
             kind = schema.field(name).type
-            width = kind.bit_width / 8 if hasattr(kind, "bit_width") and _fixed(kind) else 8
+            width = kind.bit_width / 8 if _fixed(kind) else 8
             inside = group.column(places[name]).total_uncompressed_size if name in places else 0
             size += max(int(width * group.num_rows), inside)
         if size > limit:
@@ -187,18 +196,13 @@ def _fixed(kind: Any) -> bool:
     return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
 
 
-def _refuse_long_text(path: Path, name: str, column: Any, limit: int) -> None:
+def _text_size(column: Any) -> int:
+    """Bytes of a coded column of text, written out."""
     import pyarrow.compute as pc
 
-    size = 0
-    for chunk in column.chunks:
-        lengths = pc.binary_length(chunk.dictionary)
-        size += pc.sum(lengths.take(chunk.indices)).as_py() or 0
-    if size > limit:
-        what = f"{printable(path.name)}: {printable(name)} holds {in_words(size)} of text in {len(column):,} rows"
-        raise FileError(
-            Complaint("E504", what, printable(path), "shorten the ids, or give more with  memory")
-        )
+    return sum(
+        pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0 for chunk in column.chunks
+    )
 
 
 # --- whole choice sets -------------------------------------------------------------------------
