@@ -30,6 +30,7 @@ _HOMES = {
     "ForwardDual": "gmmest.derivatives.backends",
     "Jax": "gmmest.derivatives.backends",
     "ChoiceData": "gmmest.data.choice_data",
+    "ChoiceFiles": "gmmest.data.choice_files",
     "Table": "gmmest.data.table",
     "Constant": "gmmest.models.terms",
     "Term": "gmmest.models.terms",
@@ -57,6 +58,7 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from gmmest.data.choice_data import ChoiceData
+    from gmmest.data.choice_files import ChoiceFiles
     from gmmest.data.table import Table
     from gmmest.derivatives import ops
     from gmmest.derivatives.analytic import with_derivative

@@ -93,6 +93,9 @@ _set = click.option(
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Threads or processes; by default one a core.")
 @_set
+@click.option(
+    "--memory", metavar="SIZE", help="Keep data in files, and under this limit, as in --memory 2GB."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option(
     "--out", type=click.Path(file_okay=False), help="Folder for result.json, summary.txt and config.json."
@@ -104,6 +107,7 @@ def fit(
     executor: str | None,
     workers: int | None,
     overrides: tuple[str, ...],
+    memory: str | None,
     as_json: bool,
     out: str | None,
     force: bool,
@@ -114,11 +118,12 @@ def fit(
     """
     from gmmest_cli import show
 
-    settings = _loaded(config, overrides, grad, executor, workers)
+    limit = () if memory is None else (f"data.memory={memory}",)
+    settings = _loaded(config, (*overrides, *limit), grad, executor, workers)
     from gmmest.config.build import fit as fit_config
 
     with show.progress() as watch:
-        result = fit_config(settings, watch)
+        result = fit_config(settings, watch.passed, watch.converted)
     if out is not None:
         show.write(result, settings, out, force)
     if as_json:
@@ -217,7 +222,7 @@ def bootstrap(
     from gmmest.config.build import fit as fit_config
 
     with show.progress() as watch:
-        result = fit_config(settings, watch)
+        result = fit_config(settings, watch.passed, watch.converted)
     if not result.verified:
         click.echo(result.verdict(), err=True)
         return NOT_VERIFIED

@@ -206,22 +206,42 @@ def _as_text(fitted: GMMResults) -> str:
     return str(stream.getvalue())
 
 
+class Watch:
+    """Says on one line what is going on, once it has gone on for a while."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._begin = time.perf_counter()
+        self._rows = 0
+
+    def converted(self, rows: int, total: int | None) -> None:
+        """Tell of rows of files that were converted; of all of them, once they are open."""
+        elapsed = time.perf_counter() - self._begin
+        if rows == total:
+            self._rows, self._begin = rows, time.perf_counter()
+        elif elapsed > PATIENCE:
+            rate = rows / elapsed
+            of, left = "", ""
+            if total is not None:
+                of, left = f" of {total:,}", f", {(total - rows) / rate:.0f} s left"
+            self._say(f"converting: {rows:,}{of} rows, {rate:,.0f} rows/s{left}")
+
+    def passed(self, passes: int) -> None:
+        """Tell of passes over the data; how many there will be is not known."""
+        elapsed = time.perf_counter() - self._begin
+        if elapsed > PATIENCE:
+            rate = f", {passes * self._rows / elapsed:,.0f} rows/s" if self._rows else ""
+            self._say(f"fitting: {passes} passes over the data, {elapsed:.0f} s{rate}")
+
+
 @contextmanager
-def progress() -> Iterator[Callable[[int], None] | None]:
-    """A line on standard error for fits that take a while, on a terminal only."""
+def progress() -> Iterator[Watch]:
+    """A line on standard error for work that takes a while, on a terminal only."""
     if not sys.stderr.isatty():
-        yield None
+        yield Watch(lambda text: None)
         return
-    console = Console(stderr=True)
-    begin = time.perf_counter()
-    with console.status("fitting") as status:
-
-        def watch(passes: int) -> None:
-            elapsed = time.perf_counter() - begin
-            if elapsed > PATIENCE:
-                status.update(f"fitting: {passes} passes over the data, {elapsed:.0f} s")
-
-        yield watch
+    with Console(stderr=True).status("reading") as status:
+        yield Watch(status.update)
 
 
 @contextmanager

@@ -16,7 +16,11 @@ from gmmest.config.model_kinds import (
 from gmmest.config.schema import Config, EstimationConfig
 from gmmest.config.user_code import UserFunction, load_function
 from gmmest.data.choice_data import ChoiceData
+from gmmest.data.choice_files import ChoiceFiles
+from gmmest.data.conversion import Progress
 from gmmest.data.readers import read_frame, with_whole_ids
+from gmmest.data.source_files import fits_into_memory
+from gmmest.data.streams import types_of
 from gmmest.data.table import Table
 from gmmest.execution.dask import Dask
 from gmmest.execution.serial import Executor
@@ -34,10 +38,12 @@ __all__ = ["build", "build_data", "build_model", "fit"]
 Model = Logit | LinearIV | ExponentialIV | MomentFunction
 
 
-def fit(config: Config, watch: Callable[[int], None] | None = None) -> GMMResults:
+def fit(
+    config: Config, watch: Callable[[int], None] | None = None, progress: Progress | None = None
+) -> GMMResults:
     """Fit what a configuration describes; the manifest has its hash, and that of the code that it names."""
     code = _code(config)
-    result = _estimator(config, code).fit(start=config.estimation.start or None, watch=watch)
+    result = _estimator(config, code, progress).fit(start=config.estimation.start or None, watch=watch)
     manifest = {**result.manifest, "config_sha256": config.sha256}
     if code is not None:
         manifest["code"] = {"file": code.file, "function": code.name, "sha256": code.sha256}
@@ -56,11 +62,11 @@ def _code(config: Config) -> UserFunction | None:
     return load_function(config.model.function, config.folder)
 
 
-def _estimator(config: Config, code: UserFunction | None) -> GMMEstimator:
+def _estimator(config: Config, code: UserFunction | None, progress: Progress | None = None) -> GMMEstimator:
     settings = config.estimation
     return GMMEstimator(
         _model(config, code),
-        build_data(config),
+        build_data(config, progress),
         steps=settings.steps,
         weighting=settings.weighting,
         initial=settings.initial,
@@ -141,8 +147,12 @@ def _clusters(config: Config) -> tuple[str, ...] | None:
     return config.estimation.cluster or (config.data.cluster if _absorbed(config) else None) or None
 
 
-def build_data(config: Config) -> ChoiceData | Table:
-    """Rows of the file, or drawn ones; of a file only the columns that the model uses are read."""
+def build_data(config: Config, progress: Progress | None = None) -> ChoiceData | ChoiceFiles | Table:
+    """Rows of the file, or drawn ones; of a file only the columns that the model uses are read.
+
+    Choices of a folder, with a limit on memory, or that would fill half of the machine's memory, stay in their
+    files; ``progress`` is told of their conversion.
+    """
     source, given = config.data, config.model
     if not isinstance(given, LogitConfig):
         return Table.from_frame(
@@ -168,8 +178,25 @@ def build_data(config: Config) -> ChoiceData | Table:
     assert case is not None  # noqa: S101  and these two with path
     assert chosen is not None  # noqa: S101
     model = _logit(given)
+    columns = used_columns((*model.utility, *(model.instruments or ())))
+    if source.memory or source.cache or not fits_into_memory(path, columns):
+        return ChoiceFiles(
+            path,
+            case=case,
+            chosen=chosen,
+            alternative=source.alternative,
+            on_bad_sets=source.on_bad_sets,
+            missing=source.missing,
+            weight=source.weight,
+            frequency=source.frequency,
+            cluster=source.cluster or None,
+            time=source.time,
+            memory=source.memory,
+            cache=None if source.cache is None else config.folder / source.cache,
+            progress=progress,
+        )
     text = [case] if source.alternative is None else [case, source.alternative]
-    frame = _frame(config, text, used_columns((*model.utility, *(model.instruments or ()))), [chosen])
+    frame = _frame(config, text, columns, [chosen])
     return ChoiceData.from_frame(
         frame,
         case=case,
@@ -189,13 +216,16 @@ def _frame(config: Config, text: Sequence[str], numbers: Sequence[str], flags: S
     """The columns that are used, of the file; a column may be a number of the model and an id or a time."""
     source, path = config.data, config.data_path
     assert path is not None  # noqa: S101  the schema wants one of path and simulate
-    # A year may be a cluster and the time at once.
-    shared = source.time if source.time in source.cluster else None
-    numbers = [*numbers, *(name for name in (source.weight, source.frequency, shared) if name)]
-    clusters = [name for name in source.cluster if name not in numbers]
-    times = [source.time] if source.time and source.time not in numbers else []
-    frame = read_frame(path, text=[*text, *clusters], numbers=numbers, flags=flags, times=times)
-    return with_whole_ids(frame, [name for name in source.cluster if name in numbers])
+    types = types_of(
+        text,
+        numbers,
+        flags,
+        weights=[source.weight, source.frequency],
+        clusters=source.cluster,
+        time=source.time,
+    )
+    frame = read_frame(path, text=types.text, numbers=types.numbers, flags=types.flags, times=types.times)
+    return with_whole_ids(frame, types.whole)
 
 
 def _terms(terms: Sequence[TermConfig]) -> list[Term]:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -26,6 +27,8 @@ from gmmest.config.model_kinds import (
     kind_of,
 )
 from gmmest.config.record import ByName, Count, Name, Record, Values, printable_text, rule, value_of
+from gmmest.data.memory import memory_size
+from gmmest.errors import ConfigError
 from gmmest.gmm.inference import SeName
 from gmmest.gmm.kernels import Kernel
 from gmmest.gmm.steps import StepsName
@@ -37,16 +40,22 @@ __all__ = ["Config", "DataConfig", "EstimationConfig", "SimulateConfig"]
 _ADDRESS = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+:[/\\]|(file|data|https?):)", re.IGNORECASE)
 
 
-def _local(path: str) -> str:
+def _local(path: str, key: str = "path") -> str:
     if _ADDRESS.match(path):
         advice = "download the file, and name it relative to the configuration's folder"
-        what = "data.path is an address ({path}); only local files are read"
-        raise PydanticCustomError("E107", what, {"path": path[:100], "advice": advice})
+        what = "data.{key} is an address ({path}); only local files are read"
+        raise PydanticCustomError("E107", what, {"key": key, "path": path[:100], "advice": advice})
     return path
 
 
 LocalPath = Annotated[
     str, Field(min_length=1, max_length=4000), AfterValidator(printable_text), AfterValidator(_local)
+]
+Folder = Annotated[
+    str,
+    Field(min_length=1, max_length=4000),
+    AfterValidator(printable_text),
+    AfterValidator(partial(_local, key="cache")),
 ]
 Alternatives = Annotated[int, Field(ge=2, le=10**9)]
 
@@ -82,12 +91,23 @@ def _whole(*values: object) -> bool:
     return all(type(value) is int for value in values)
 
 
+def _size(words: str) -> str:
+    try:
+        memory_size(words)
+    except ConfigError as error:
+        raise PydanticCustomError("E102", "data.{what}", {"what": error.complaints[0].what}) from None
+    return words
+
+
+MemorySize = Annotated[str, Field(min_length=1, max_length=50), AfterValidator(_size)]
+
+
 class DataConfig(Record):
     """Where the rows come from: exactly one of ``path`` and ``simulate``."""
 
     expected: ClassVar[str] = "a mapping with path, or with simulate"
 
-    path: LocalPath | None = Field(default=None, description="the name of a data file")
+    path: LocalPath | None = Field(default=None, description="the name of a data file or a folder of them")
     case: Name | None = Field(default=None, description="the name of the column with the choice set's id")
     alternative: Name | None = Field(default=None, description="the name of the column with the alternative")
     chosen: Name | None = Field(default=None, description="the name of the column that is 1 where chosen")
@@ -99,6 +119,8 @@ class DataConfig(Record):
         default=(), description="the name of a column with ids of groups, or a list of names"
     )
     time: Name | None = Field(default=None, description="the name of the column that orders the observations")
+    memory: MemorySize | None = Field(default=None, description="a size such as 2GB")
+    cache: Folder | None = Field(default=None, description="the name of a folder")
     simulate: SimulateConfig | None = Field(default=None, description=SimulateConfig.expected)
 
     @classmethod
@@ -288,7 +310,7 @@ class Config(Record):
                 yield rule(("data", key), what, "delete it")
 
 
-CHOICES_ONLY = ("case", "alternative", "chosen", "on_bad_sets", "missing", "simulate")
+CHOICES_ONLY = ("case", "alternative", "chosen", "on_bad_sets", "missing", "memory", "cache", "simulate")
 """Keys of data that are about choice sets."""
 
 

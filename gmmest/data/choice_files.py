@@ -17,10 +17,13 @@ from gmmest.data.memory import anonymous_memory, in_words, memory_size
 from gmmest.data.observations import Names, as_names
 from gmmest.data.source_files import Paths, SourceFile, check_files, find_files, hashed, parquet_rows, stamp
 from gmmest.data.store import FORMAT, Manifest, Store, open_store, read_manifest, restamp
-from gmmest.data.streams import CellTypes
+from gmmest.data.streams import cell_types
 from gmmest.errors import Complaint, ConfigError, FileError
 
 __all__ = ["ChoiceFiles"]
+
+USUAL = 10**9
+"""Bytes that a conversion takes where no limit is given."""
 
 LIBRARIES = 64 * 10**6
 """Bytes that come with what is loaded when files are read first."""
@@ -45,14 +48,16 @@ class ChoiceFiles:
         begin in one file and end in the next.
     case, chosen, alternative, on_bad_sets, missing, weight, frequency, cluster, time
         As in :meth:`.ChoiceData.from_frame`.  In CSV ids are text, as written.
-    memory : str or int
-        What this process may hold while files are converted, ``"2GB"`` or bytes.
+    memory : str or int, optional
+        What this process may hold in all while files are converted, ``"2GB"`` or bytes; by default 1 GB more
+        than it holds.
     cache : path, optional
         Folder of stores; by default ``.gmmest-cache`` beside the data.
     verify : bool
         Whether every page of the store is compared with its checksum when it is opened.
     progress : callable, optional
-        Called with the rows done and the rows in all, None where that is not known.
+        Called with the rows converted and the rows in all, None where that is not known; and with the rows
+        of the store, twice, when it is opened.
 
     Raises
     ------
@@ -84,7 +89,7 @@ class ChoiceFiles:
 
     paths: Paths
     columns: ChoiceColumns
-    memory: int
+    memory: int | None
     cache: Path | None
     verify: bool
     progress: Progress | None
@@ -102,7 +107,7 @@ class ChoiceFiles:
         frequency: str | None = None,
         cluster: Names = None,
         time: str | None = None,
-        memory: str | int = "2GB",
+        memory: str | int | None = None,
         cache: str | Path | None = None,
         verify: bool = True,
         progress: Progress | None = None,
@@ -113,7 +118,7 @@ class ChoiceFiles:
         values = {
             "paths": paths if isinstance(paths, (str, os.PathLike)) else tuple(paths),
             "columns": columns,
-            "memory": memory_size(memory),
+            "memory": None if memory is None else memory_size(memory),
             "cache": None if cache is None else Path(cache),
             "verify": verify,
             "progress": progress,
@@ -133,21 +138,22 @@ class ChoiceFiles:
             a Parquet file.  E504: row groups, lines or choice sets that do not fit into memory; and what files
             are refused for.  E517: files that do not agree.
         """
+        memory = self._room()
         files = find_files(self.paths)
-        types = self._types(design)
+        types = cell_types(self.columns, design.columns)
         check_files(files, types.columns)
         folder = self._folder(files[0])
         key = self._key(design)
         known = _unchanged(folder, key, files)
         if known is not None:
-            return open_store(known, self.verify)
+            return self._opened(known)
         sources = [hashed(path, folder) for path in files]
         content = hashlib.sha256("".join(source.sha256 for source in sources).encode()).hexdigest()
         target = folder / f"{key[:16]}-{content[:16]}"
         if (target / "manifest.json").exists():
             manifest = read_manifest(target)
             restamp(target, replace(manifest, sources=sources))
-            return open_store(target, self.verify)
+            return self._opened(target)
         manifest = Manifest(key, list(design.names), list(design.moment_names), [], [], "", sources)
         convert(
             files,
@@ -156,13 +162,19 @@ class ChoiceFiles:
             design,
             manifest,
             target,
-            memory=self._room(),
+            memory=memory,
             n_rows=parquet_rows(files),
             progress=self.progress,
         )
         _refuse_changed(files, sources, target)
         _forget_older(folder, key, target, sources)
-        return open_store(target, self.verify)
+        return self._opened(target)
+
+    def _opened(self, folder: Path) -> Store:
+        store = open_store(folder, self.verify)
+        if self.progress is not None:
+            self.progress(store.block.n_rows, store.block.n_rows)
+        return store
 
     def _folder(self, first: Path) -> Path:
         if self.cache is not None:
@@ -171,27 +183,14 @@ class ChoiceFiles:
         beside = Path(paths) if isinstance(paths, (str, os.PathLike)) and Path(paths).is_dir() else first
         return beside.absolute().parent / ".gmmest-cache"
 
-    def _types(self, design: Design) -> CellTypes:
-        columns, clusters = self.columns, as_names(self.columns.cluster)
-        # A year may be a cluster and the time at once.
-        shared = columns.time if columns.time in clusters else None
-        numbers = [*design.columns, columns.weight, columns.frequency, shared]
-        numeric = tuple(dict.fromkeys(name for name in numbers if name))
-        ids = [columns.case, columns.alternative, *(name for name in clusters if name not in numeric)]
-        return CellTypes(
-            text=tuple(dict.fromkeys(name for name in ids if name)),
-            numbers=numeric,
-            flags=(columns.chosen,),
-            times=(columns.time,) if columns.time and columns.time not in numeric else (),
-            whole=tuple(name for name in clusters if name in numeric),
-        )
-
     def _key(self, design: Design) -> str:
         """Hash of all that decides what is in the store, but for the content of the files."""
         said = {"format": FORMAT, "design": design.key, **asdict(self.columns)}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def _room(self) -> int:
+        if self.memory is None:
+            return USUAL
         held = anonymous_memory() + LIBRARIES
         if self.memory - held < ROOM:
             what = f"memory={in_words(self.memory)}: this process and the libraries it loads hold {in_words(held)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gmmest.data.columns import quoted
+from gmmest.data.memory import physical_memory
 from gmmest.data.readers import (
     KINDS,
     csv_header,
@@ -23,7 +25,16 @@ from gmmest.data.readers import (
 )
 from gmmest.errors import Complaint, DataError, FileError, plural, printable, some
 
-__all__ = ["Paths", "SourceFile", "check_files", "find_files", "hashed", "parquet_rows", "stamp"]
+__all__ = [
+    "Paths",
+    "SourceFile",
+    "check_files",
+    "find_files",
+    "fits_into_memory",
+    "hashed",
+    "parquet_rows",
+    "stamp",
+]
 
 Paths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 
@@ -152,6 +163,25 @@ def parquet_rows(files: Sequence[Path]) -> int | None:
         with system_errors(path), parquet_errors(path):
             total += pq.read_metadata(path).num_rows
     return total
+
+
+def fits_into_memory(path: Path, columns: Sequence[str]) -> bool:
+    """Whether a file, decoded, fills at most half of the machine's memory; a folder is not asked.
+
+    What is no file is left to its reader, who says so.
+    """
+    import pyarrow.parquet as pq
+
+    memory = physical_memory()
+    if path.is_dir():
+        return False
+    if memory is None or not path.is_file():
+        return True
+    size = path.stat().st_size
+    if path.suffix.lower() == ".parquet":
+        with contextlib.suppress(Exception):  # a damaged file: its reader says so
+            size = 8 * (len(columns) + 4) * pq.read_metadata(path).num_rows
+    return size <= memory // 2
 
 
 def stamp(path: Path) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.columns import BoolArray, IntArray, Source, in_file
 from gmmest.data.memory import in_words
+from gmmest.data.observations import as_names
 from gmmest.data.readers import (
     ArrowTable,
     csv_options,
@@ -24,7 +26,7 @@ from gmmest.data.readers import (
 )
 from gmmest.errors import Complaint, DataError, FileError, plural, printable
 
-__all__ = ["CellTypes", "Rows", "pieces", "run_starts", "whole_sets"]
+__all__ = ["CellTypes", "Rows", "cell_types", "pieces", "run_starts", "types_of", "whole_sets"]
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 16, 1 << 24  # bytes of a CSV file that are parsed together
 TEXT_SHARE = 32  # of the limit, what the text of a piece takes at most: it is copied on its way to codes
@@ -44,6 +46,40 @@ class CellTypes:
     def columns(self) -> list[str]:
         """All columns, each once."""
         return list(dict.fromkeys([*self.text, *self.numbers, *self.flags, *self.times]))
+
+
+def cell_types(columns: ChoiceColumns, numbers: Sequence[str]) -> CellTypes:
+    """What the columns of choice data hold, and the numbers that a model uses."""
+    return types_of(
+        [name for name in (columns.case, columns.alternative) if name],
+        numbers,
+        [columns.chosen],
+        weights=[columns.weight, columns.frequency],
+        clusters=as_names(columns.cluster),
+        time=columns.time,
+    )
+
+
+def types_of(
+    ids: Sequence[str],
+    numbers: Sequence[str],
+    flags: Sequence[str],
+    *,
+    weights: Sequence[str | None],
+    clusters: Sequence[str],
+    time: str | None,
+) -> CellTypes:
+    """What columns hold; one may be a number of the model and a cluster or the time."""
+    # A year may be a cluster and the time at once.
+    shared = time if time in clusters else None
+    numeric = tuple(dict.fromkeys(name for name in (*numbers, *weights, shared) if name))
+    return CellTypes(
+        text=tuple(dict.fromkeys([*ids, *(name for name in clusters if name not in numeric)])),
+        numbers=numeric,
+        flags=tuple(flags),
+        times=(time,) if time and time not in numeric else (),
+        whole=tuple(name for name in clusters if name in numeric),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -347,3 +347,40 @@ def test_an_interrupt_exits_with_130() -> None:
     assert process.returncode == 130, err
     assert "interrupted" in err
     assert "Traceback" not in err
+
+
+# --- data in files ---
+
+
+def test_a_limit_on_memory_changes_nothing_but_where_the_rows_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    job = str(travel_mode(tmp_path))
+    _, loaded, _ = run(capsys, "fit", job, "--json")
+    code, streamed, _ = run(capsys, "fit", job, "--memory", "8GB", "--json")
+    assert code == VERIFIED
+    assert len(list((tmp_path / ".gmmest-cache").iterdir())) == 1
+    for key in ("params", "bse", "notes"):
+        assert json.loads(streamed)[key] == json.loads(loaded)[key]
+    code, _, errors = run(capsys, "fit", job, "--memory", "some", "--json")
+    assert (code, errors.split("\n")[0]) == (
+        BAD_INPUT,
+        "E102 data.memory='some': a size such as 2GB, 500MB or 1GiB was expected",
+    )
+    code, _, errors = run(capsys, "fit", job, "--memory", "1MB")
+    assert code == BAD_INPUT
+    assert "E102 memory=1 MB: this process and the libraries it loads hold" in errors
+
+
+def test_a_folder_of_parts_is_one_data_set(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    job = travel_mode(tmp_path)
+    _, whole, _ = run(capsys, "fit", str(job), "--json")
+    head, *lines = (tmp_path / "rows.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "rows").mkdir()
+    for part, (start, stop) in enumerate([(0, 101), (101, 599), (599, None)]):
+        (tmp_path / "rows" / f"part-{part}.csv").write_text(head + "".join(lines[start:stop]))
+    job.write_text(job.read_text().replace("rows.csv", "rows"))
+    code, parts, _ = run(capsys, "fit", str(job), "--set", "data.cache=stores", "--json")
+    assert code == VERIFIED
+    assert len(list((tmp_path / "stores").iterdir())) == 1
+    assert json.loads(parts)["params"] == json.loads(whole)["params"]

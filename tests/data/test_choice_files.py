@@ -26,6 +26,7 @@ from gmmest.data.conversion import convert
 from gmmest.data.readers import read_frame
 from gmmest.data.source_files import find_files, parquet_rows
 from gmmest.data.store import PAGE, Manifest, open_store, read_manifest
+from gmmest.data.streams import cell_types
 from gmmest.errors import DataError, FileError, GmmestError
 from gmmest.models.logit import Logit
 from gmmest.models.terms import Constant, Term
@@ -94,7 +95,7 @@ def converted(files: ChoiceFiles, model: Logit, target: Path, rows_per_piece: in
     shutil.rmtree(target, ignore_errors=True)
     convert(
         found,
-        files._types(design),
+        cell_types(files.columns, design.columns),
         files.columns,
         design,
         manifest,
@@ -393,7 +394,7 @@ def test_a_row_group_larger_than_memory_is_refused_unread(tmp_path: Path) -> Non
     with pytest.raises(FileError, match=r"E504 bomb.parquet: row group 1 of 1 takes 160 MB decoded"):
         convert(
             [path],
-            files._types(design),
+            cell_types(files.columns, design.columns),
             files.columns,
             design,
             Manifest("", [], [], [], [], "", []),
@@ -412,7 +413,7 @@ def test_long_texts_behind_short_codes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"E504 bomb.parquet holds 26 MB of text in 26 rows"):
         convert(
             [tmp_path / "bomb.parquet"],
-            files._types(design),
+            cell_types(files.columns, design.columns),
             files.columns,
             design,
             Manifest("", [], [], [], [], "", []),
@@ -430,7 +431,7 @@ def test_a_choice_set_without_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="E504 the choice set 0 has more than"):
         convert(
             [path],
-            files._types(design),
+            cell_types(files.columns, design.columns),
             files.columns,
             design,
             Manifest("", [], [], [], [], "", []),
@@ -458,20 +459,23 @@ def test_a_flipped_bit_of_a_checksummed_parquet_file_is_refused(tmp_path: Path) 
 # --- the store ---
 
 
-def test_a_store_is_used_again_until_files_terms_or_options_change(tmp_path: Path) -> None:
+def test_a_store_is_used_again_until_files_terms_or_options_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write(tmp_path / "data", [rows(20)])
     calls: list[int] = []
 
+    def counted(*arguments: object, **options: object) -> None:
+        calls.append(1)
+        convert(*arguments, **options)
+
+    monkeypatch.setattr("gmmest.data.choice_files.convert", counted)
+
     def files(**options: object) -> ChoiceFiles:
-        return ChoiceFiles(
-            folder,
-            **ROLES,
-            progress=lambda done, total: calls.append(done) if done == total else None,
-            **options,
-        )
+        return ChoiceFiles(folder, **ROLES, **options)
 
     first = files().store(MODEL._design())
-    assert calls == [rows(20).num_rows]
+    assert len(calls) == 1
     assert first.folder.parent == tmp_path / ".gmmest-cache"
     assert files().store(MODEL._design()).folder == first.folder
     assert len(calls) == 1
