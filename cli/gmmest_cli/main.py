@@ -247,6 +247,35 @@ def bootstrap(
     return 0
 
 
+@cli.command()
+@click.option("--part", "parts", default="", metavar="a,b,...", help="Some of the parts; by default all.")
+@click.option(
+    "--quick", is_flag=True, help="Tiny sizes, to see that everything runs; no figure is to be believed."
+)
+@click.option("--out", type=click.Path(dir_okay=False), help="File for all figures, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of a table.")
+def bench(parts: str, quick: bool, out: str | None, as_json: bool) -> int:
+    """Measure speed, memory, digits and bits on this machine, as ratios within one run.
+
+    Exit code 3 means that a bar was missed.  Other programs take part where they are installed:
+    pip install 'gmmest[bench]', and R with its package survival.
+    """
+    from gmmest.bench.suite import run
+    from gmmest_cli import show
+
+    letters = [letter.strip() for letter in parts.split(",") if letter.strip()]
+    if out is not None:
+        show.check_file(out)  # before minutes of measuring
+    report = run(letters, quick, lambda question: click.echo(question, err=True))
+    if out is not None:
+        show.write_file(report.to_json(), out)
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+    else:
+        show.benchmark(report)
+    return NOT_VERIFIED if report.missed else 0
+
+
 def _loaded(
     path: str,
     overrides: tuple[str, ...],

@@ -17,12 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from gmmest.bench.figures import Figure, Report
     from gmmest.config import Config
     from gmmest.gmm.compare import Comparison
     from gmmest.gmm.draws import Bootstrap
     from gmmest.gmm.results import GMMResults
 
 __all__ = [
+    "benchmark",
     "bootstrap",
     "comparison",
     "comparison_json",
@@ -154,6 +156,75 @@ def comparison_json(outcome: Comparison) -> None:
     click.echo(json.dumps({"reference": outcome.reference, "backends": rows}, indent=2, allow_nan=False))
 
 
+def benchmark(report: Report) -> None:
+    """One row a figure, and the bars that were missed."""
+    console = _console()
+    machine = report.machine
+    console.print(
+        Text(
+            f"{machine.cpu}, {machine.cores} cores, Python {machine.python}, {', '.join(machine.packages)};"
+            f" load {machine.load:g} at the beginning; {report.seconds:.0f} s"
+        ),
+        soft_wrap=True,
+    )
+    heading = ["", "what", "value", "from", "to", "unit", "bar", "held"]
+    for part in dict.fromkeys(figure.part for figure in report.figures):
+        rows = [_figure(figure) for figure in report.figures if figure.part == part]
+        console.print(_table(heading, rows, left=2))
+    notes = dict.fromkeys(f"{figure.label}: {figure.note}" for figure in report.figures if figure.note)
+    for note in notes:
+        console.print(Text(f"note: {note}"), soft_wrap=True)
+    if report.quick:
+        console.print(
+            Text("sizes were tiny: the figures say nothing about speed", style="bold"), soft_wrap=True
+        )
+    for figure in report.missed:
+        console.print(
+            Text(f"missed: {figure.what}: {figure.value:.3g}, {figure.bar}", style="bold red"), soft_wrap=True
+        )
+
+
+def _figure(figure: Figure) -> list[str]:
+    several = len(figure.repetitions) > 1
+    return [
+        figure.part,
+        f"{figure.what}: {figure.label}",
+        f"{figure.value:.3g}" if figure.repetitions else "",
+        f"{min(figure.repetitions):.3g}" if several else "",
+        f"{max(figure.repetitions):.3g}" if several else "",
+        figure.unit,
+        "" if figure.bar is None else str(figure.bar),
+        _held(figure),
+    ]
+
+
+def _held(figure: Figure) -> str:
+    if figure.bar is None:
+        return ""
+    return {True: "yes", False: "NO", None: "not measured"}[figure.held]
+
+
+def check_file(path: str) -> None:
+    """Refuse a file that could not be written later (E501)."""
+    from gmmest.errors import Complaint, FileError, printable
+
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        what = f"cannot write: {error.strerror or error}"
+        raise FileError(Complaint("E501", what, printable(path), "another --out")) from error
+
+
+def write_file(text: str, path: str) -> None:
+    """One file, written whole or not at all; one that is there is replaced."""
+    from gmmest.report.export import write_run
+
+    target = Path(path)
+    write_run(target.parent, {target.name: text}, force=True)
+
+
 def write(fitted: GMMResults, settings: Config, folder: str, force: bool) -> None:
     """The run folder: result.json, summary.txt, config.json."""
     from gmmest.report.export import write_run
@@ -268,10 +339,10 @@ def _console() -> Console:
     return Console(width=max(Console().width, WIDEST) if sys.stdout.isatty() else 160)
 
 
-def _table(heading: list[str], rows: list[list[str]]) -> Table:
+def _table(heading: list[str], rows: list[list[str]], left: int = 1) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for i, name in enumerate(heading):
-        table.add_column(Text(name), justify="left" if i == 0 else "right", no_wrap=True)
+        table.add_column(Text(name), justify="left" if i < left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
