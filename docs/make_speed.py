@@ -240,6 +240,40 @@ The cost of a row: {cost.note}.
 """
 
 
+def section_files(figures: Sequence[Figure]) -> str:
+    """Part d."""
+    times = measured(figures, "a pass over files, times the same in memory")
+    held = {figure.x: figure for figure in measured(figures, "anonymous memory, times the limit")}
+    opened = {figure.x: figure for figure in measured(figures, "conversion and opening")}
+    rows = [
+        (
+            ratio.label,
+            opened[ratio.x].note,
+            *values(ratio),
+            f"{held[ratio.x].value:.2f}" if ratio.x in held else "",
+            short(opened[ratio.x].value),
+        )
+        for ratio in times
+    ]
+    heading = (
+        "data",
+        "",
+        "a pass, times in memory",
+        "from",
+        "to",
+        "memory, times the limit",
+        "conversion, s",
+    )
+    return f"""## Files larger than memory
+
+Choice sets in Parquet files, converted once into a store that is mapped into memory; then passes for g, G and S,
+one thread, against passes over the same data in arrays, in another process. The store lies in the page cache.
+*Memory* is what the process held at most that no file backs, conversion included.
+
+{table(heading, rows)}
+"""
+
+
 def section_workers(figures: Sequence[Figure]) -> str:
     """Part e."""
     rows = [(f.label, *values(f, 1e3)) for f in measured(figures, "seconds of a pass")]
@@ -266,6 +300,7 @@ SECTIONS = {
     "a": section_peers,
     "b": section_pass,
     "c": section_growth,
+    "d": section_files,
     "e": section_workers,
     "f": section_bits,
 }

@@ -1,11 +1,11 @@
-"""Part f: the same bits, whoever computes: one thread, two, four, processes of Dask."""
+"""Part f: the same bits, whoever computes: one thread, two, four, processes of Dask, blocks on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def bits(quick: bool, place: Path) -> list[Figure]:
     """Whole fits, each in a process of its own: estimates and covariance, byte by byte."""
     choices = draw(*(TINY if quick else SHAPE))
     choices.save(place)
+    choices.write(place / "choices.parquet")
     ways = (
         WAYS if installed("distributed") else {name: way for name, way in WAYS.items() if "Dask" not in name}
     )
@@ -61,6 +62,14 @@ def _four_threads(place: Path) -> str:
     return _digest(_arrays(place), Threads(4))
 
 
+def _files(place: Path) -> str:
+    from gmmest.data.choice_files import ChoiceFiles
+
+    path = place / "choices.parquet"
+    files = ChoiceFiles(path, case="set", chosen="chosen", cache=place / "store")
+    return _digest(files, Threads(2), terms=Choices.load(place).names)
+
+
 def _dask(place: Path) -> str:
     from gmmest.execution.dask import Dask
 
@@ -86,6 +95,7 @@ WAYS: dict[str, tuple[Callable[[Path], str], int]] = {
     "1 thread": (_one_thread, 1),
     "2 threads": (_two_threads, 2),
     "4 threads": (_four_threads, 2),
+    "files": (_files, 2),
     "Dask with 2 workers": (_dask, 2),
     "Dask with a worker killed": (_dask_and_a_death, 2),
 }
@@ -97,7 +107,9 @@ def _arrays(place: Path) -> Any:
     return ChoiceData.from_arrays(features=choices.features, chosen=choices.chosen, offsets=choices.offsets)
 
 
-def _digest(data: Any, executor: Executor, watch: Callable[[int], None] | None = None) -> str:
-    result = GMMEstimator(Logit(), data, executor=executor).fit(watch=watch)
+def _digest(
+    data: Any, executor: Executor, watch: Callable[[int], None] | None = None, terms: Sequence[str] = ()
+) -> str:
+    result = GMMEstimator(Logit(terms), data, executor=executor).fit(watch=watch)
     numbers = (result.theta, np.asarray(result.cov_params()))
     return hashlib.sha256(b"".join(values.tobytes() for values in numbers)).hexdigest()

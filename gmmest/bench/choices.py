@@ -61,6 +61,16 @@ class Choices:
         np.save(folder / "features.npy", self.features)
         np.save(folder / "chosen.npy", self.chosen.reshape(self.sets, self.alternatives))
 
+    def write(self, path: Path, first: int = 0) -> None:
+        """As a Parquet file with columns set, chosen, x0, x1, ...; sets are numbered from `first`."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        columns = {name: pa.array(column) for name, column in zip(self.names, self.features.T, strict=True)}
+        columns["chosen"] = pa.array(self.chosen.astype(np.int8))
+        columns["set"] = pa.array(first + np.repeat(np.arange(self.sets), self.alternatives))
+        parquet.write_table(pa.table(columns), path, compression="none", row_group_size=100_000)
+
     @staticmethod
     def load(folder: Path) -> Choices:
         """From a folder into memory."""

@@ -13,6 +13,7 @@ from gmmest.bench.executors import executors
 from gmmest.bench.figures import Figure, Machine, Report
 from gmmest.bench.growth import growth
 from gmmest.bench.one_pass import one_pass
+from gmmest.bench.out_of_core import out_of_core
 from gmmest.bench.whole_fit import whole_fit
 from gmmest.errors import Complaint, ConfigError
 
@@ -32,6 +33,7 @@ PARTS = (
     Part("a", "a whole fit against other programs", whole_fit),
     Part("b", "one pass against memory and arithmetic", one_pass),
     Part("c", "growth with rows, alternatives, features and moments", growth),
+    Part("d", "files larger than memory", out_of_core),
     Part("e", "two workers, and Dask", executors),
     Part("f", "the same bits from all", bits),
 )

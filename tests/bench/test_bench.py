@@ -265,6 +265,11 @@ def figures_of_all_parts() -> list[Figure]:
         Figure(
             "c", "cost of a row, dearest over cheapest", "10 to 100 rows", "x", (1.375,), bar=at_most(1.25)
         ),
+        Figure(
+            "d", "a pass over files, times the same in memory", "4 x", "x", (1.0625,), x=4.0, bar=at_most(1.2)
+        ),
+        Figure("d", "anonymous memory, times the limit", "4 x", "x", (0.75,), x=4.0, bar=at_most(1)),
+        Figure("d", "conversion and opening", "4 x", "s", (12.5,), x=4.0, note="50 rows"),
         Figure("e", "seconds of a pass", "two workers, blocks as cut", "s", (0.0375,)),
         Figure("f", "different answers among", "serial, 2 threads", "", (1.0,), bar=at_most(1)),
     ]
@@ -278,7 +283,7 @@ def test_the_page_has_every_bar_and_says_which_were_missed(speed):
             assert f"{each.what}: {each.label} | {speed.short(each.value)} |" in page
     assert "Missed: " in page
     assert "cost of a row, dearest over cheapest" in page.split("Missed: ")[1].splitlines()[0]
-    for value in ("6.25", "7.75", "15.5", "37.5", "not installed"):
+    for value in ("6.25", "7.75", "15.5", "1.06", "0.75", "12.5", "37.5", "not installed"):
         assert value in page
     assert "{" not in page
 
