@@ -29,7 +29,7 @@ from gmmest.config.model_kinds import (
 from gmmest.config.record import ByName, Count, Name, Record, Values, printable_text, rule, value_of
 from gmmest.data.memory import memory_size
 from gmmest.errors import ConfigError
-from gmmest.gmm.inference import SeName
+from gmmest.gmm.corrected import CovarianceName
 from gmmest.gmm.kernels import Kernel
 from gmmest.gmm.steps import StepsName
 from gmmest.gmm.weighting import ESTIMATORS, Estimator
@@ -184,7 +184,7 @@ class EstimationConfig(Record):
     )
     small_sample: bool = Field(default=False, description="true or false")
     initial: Initial = "instruments"
-    se: SeName = "sandwich"
+    se: CovarianceName = "sandwich"
     grad: Grad = "auto"
     optimizer: Optimizer = "lsq"
     executor: ExecutorName = "serial"

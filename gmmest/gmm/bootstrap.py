@@ -24,6 +24,7 @@ from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import afterwards, opened
 from gmmest.gmm.draws import Bootstrap, BootstrapOptions, Failure, told
 from gmmest.gmm.free import FreeFit
+from gmmest.gmm.inference import SE_NAMES
 from gmmest.gmm.parameters import Parameters
 from gmmest.gmm.resampling import Refit, Replication, WildScore, wild_score
 from gmmest.gmm.steps import Plan
@@ -185,6 +186,7 @@ def _replication(
 ) -> Refit | WildScore:
     context, estimate = fit.context, fit.estimate
     held = parameters if fit.parameters is not None else None
+    _require_repeatable(repeat, fit)
     if options.kind == "wild":
         return wild_score(context, estimate, held, codes, options.multipliers, options.seed)
     unbounded = np.full(estimate.theta.size, np.inf)
@@ -192,7 +194,6 @@ def _replication(
         repeat.steps,
         context.weighting,
         repeat.initial,
-        repeat.se,
         context.optimizer,
         context.maxiter,
         MAX_STEPS,
@@ -200,9 +201,27 @@ def _replication(
         -unbounded if parameters is None else parameters.lower,
         unbounded if parameters is None else parameters.upper,
         near=True,
+        se=repeat.se,
     )
     centre = estimate.moments if recentred else None
     return Refit(context, plan, estimate.theta, centre, held, codes, way, options.seed)
+
+
+def _require_repeatable(repeat: Repeated, fit: FreeFit) -> None:
+    """Refuse standard errors that no replication has: t statistics of the two would not be comparable."""
+    complaints = []
+    if repeat.se not in SE_NAMES:
+        what = f"a bootstrap of a fit with se {repeat.se!r}: replications have {some(SE_NAMES)}"
+        complaints.append(Complaint("E102", what, next="res.with_cov('sandwich').bootstrap(...)"))
+    made = fit.estimate.weight.s
+    if made is not None and made.options != fit.context.weighting:
+        what = (
+            f"a bootstrap of a fit whose weight is from S {made.options.text} and whose standard errors are from S"
+            f" {fit.context.weighting.text}: a replication makes both from one"
+        )
+        complaints.append(Complaint("E102", what, next="fit with that weighting"))
+    if complaints:
+        raise ConfigError(complaints)
 
 
 def _all_replications(

@@ -19,11 +19,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.derivatives.backends import Backend, Jax, as_backend
-from gmmest.errors import Complaint, ConfigError, IdentificationError
+from gmmest.data.observations import Observations
+from gmmest.derivatives.backends import Analytic, Backend, Jax, as_backend
+from gmmest.errors import Complaint, ConfigError, DerivativeError, IdentificationError
 from gmmest.execution.serial import Executor
 from gmmest.gmm.moments import Moments, NotFiniteError, moment_sum
-from gmmest.gmm.weighting import Estimator, MomentCovariance, Weight, inverse_weight
+from gmmest.gmm.weighting import (
+    CovarianceOptions,
+    MomentCovariance,
+    Weight,
+    Weighting,
+    inverse_weight,
+    less,
+    small_sample_factor,
+    sum_of_pairs,
+)
 from gmmest.models.sample import MomentModel, Sample
 
 __all__ = ["ContinuousCriterion", "SecondMoments", "second_moments"]
@@ -41,17 +51,23 @@ class SecondMoments:
     Parameters
     ----------
     model : MomentModel
-    estimator : {"robust", "unadjusted"}
-        ``sum_i g_i g_i'``, or what the model implies; the latter needs all data in one block.
+    options : CovarianceOptions
+        ``robust`` (not centred, without frequencies) is summed block by block; any other S needs all data in
+        one block.
+    seen : Observations
     n_obs : int
         N.
+    n_params : int
+        P, of the small-sample factor.
     centre : array (M,), optional
         What is taken off every contribution, see :class:`.moments.Moments`.
     """
 
     model: MomentModel
-    estimator: Estimator
+    options: CovarianceOptions
+    seen: Observations
     n_obs: int
+    n_params: int
     centre: Array | None = None
 
     def sample(self, data: Any) -> Sample:
@@ -64,23 +80,24 @@ class SecondMoments:
 
     def moment_sum(self, theta: Any, block: Any) -> Any:
         """``(sum_i g_i, N S)``, (M + M^2,)."""
-        if self.estimator == "unadjusted":
+        n, p = self.n_obs, self.n_params
+        if self.options.estimator == "unadjusted":
             implied = self.model.unadjusted_covariance(  # type: ignore[attr-defined]
-                theta, self.n_obs, lambda function: function(block)
+                theta, n, lambda function: function(block)
             )
+            scaled = n * small_sample_factor(self.options, n, p) * np.ravel(implied)
             total = moment_sum(self.model)(theta, block)
-            if self.centre is not None:
-                total = total - self.n_obs * self.centre
-            return np.concatenate([total, self.n_obs * np.ravel(implied)])
+            return np.concatenate([total if self.centre is None else total - n * self.centre, scaled])
         rows = self.model.contributions(theta, block)
         if self.centre is not None:
-            rows = rows - self.centre
-        return np.concatenate([np.sum(rows, axis=0), np.ravel(rows.T @ rows)])
+            rows = less(rows, self.centre, self.seen)
+        pairs = sum_of_pairs(rows, self.options, self.seen, n, p)
+        return np.concatenate([np.sum(rows, axis=0), np.ravel(pairs)])
 
 
 def second_moments(
     moments: Moments,
-    estimator: str,
+    weighting: Weighting,
     backend: str | Backend,
     executor: Executor,
     watch: Callable[[int], None] | None = None,
@@ -93,28 +110,50 @@ def second_moments(
     Raises
     ------
     ConfigError
-        E102: an S other than the uncentred robust and the unadjusted one.
+        E102: an S without a derivative: a bandwidth that is chosen anew at every theta, or lags without end.
+    DerivativeError
+        E607: derivatives by hand.
     """
-    if estimator not in ("robust", "unadjusted"):
-        raise _no_such_s(estimator)
+    options = weighting if isinstance(weighting, CovarianceOptions) else CovarianceOptions(weighting)
+    _require_smooth(options)
     chosen = as_backend(backend)
-    sample = moments.sample.whole() if estimator == "unadjusted" else moments.sample
-    model = SecondMoments(moments.model, estimator, sample.n_obs, moments.centre)  # type: ignore[arg-type]
+    if chosen == Analytic():
+        raise DerivativeError(
+            Complaint(
+                "E607",
+                "grad 'analytic' was asked for, but what is written by hand is the derivative of the moments, not"
+                " that of S, which moves with theta in steps 'cue'",
+                next="grad: auto, forward or jax",
+            )
+        )
+    seen = moments.sample.observations
+    by_blocks = options.estimator == "robust" and not options.centred and seen.frequency is None
+    sample = moments.sample if by_blocks else moments.sample.whole()
+    n_params = len(sample.names) + sample.absorbed
+    model = SecondMoments(moments.model, options, seen, sample.n_obs, n_params, moments.centre)
     entries = tuple(f"S of {a} and {b}" for a in sample.moment_names for b in sample.moment_names)
     named = _with_names(sample, (*sample.moment_names, *entries))
     engine = Jax(mode="forward") if chosen == Jax() else chosen
     return Moments(model, named, engine, executor, watch, bounds)
 
 
-def _no_such_s(estimator: str) -> ConfigError:
-    return ConfigError(
-        Complaint(
-            "E102",
-            f"steps 'cue' with weighting {estimator!r}: the S that moves with theta is the robust (not centred) or"
-            " the unadjusted one",
-            next="weighting: robust, or steps: iterated",
+def _require_smooth(options: CovarianceOptions) -> None:
+    """Refuse an S that has no derivative, or one of N terms."""
+    if options.estimator != "kernel":
+        return
+    reason = ""
+    if isinstance(options.bandwidth, str):
+        reason = f"bandwidth {options.bandwidth!r} is chosen anew at every theta, and jumps"
+    elif options.kernel == "qs" and options.bandwidth > 0:
+        reason = "kernel 'qs' gives every lag a weight, as many terms as there are observations"
+    if reason:
+        raise ConfigError(
+            Complaint(
+                "E102",
+                f"the derivative of S was asked for (steps 'cue', or standard errors that need it): {reason}",
+                next="bandwidth: a number, with kernel: bartlett or parzen",
+            )
         )
-    )
 
 
 def _with_names(sample: Sample, names: tuple[str, ...]) -> Sample:
@@ -131,14 +170,16 @@ class ContinuousCriterion:
         Of :func:`second_moments`.
     names : tuple of str
         Moments, M of them.
-    estimator : {"robust", "unadjusted"}
+    like : MomentCovariance
+        S somewhere, for its options.
     scale : array (P,)
         Powers of two.
 
     Notes
     -----
     Laws: recombined moments ``A g`` leave Q; with ``unadjusted`` and a linear model the minimum is
-    limited-information maximum likelihood; centring S changes Q to ``Q / (1 - Q)`` and not its minimum.
+    limited-information maximum likelihood; centring a robust S changes Q to ``Q / (1 - Q)`` and not its
+    minimum; clusters of one observation each give what ``robust`` gives.
     Q is not convex, flattens far away, and may have several minima.
 
     Cost of residuals with Jacobian: P times a pass that makes the products of the contributions,
@@ -156,7 +197,7 @@ class ContinuousCriterion:
 
     moments: Moments
     names: tuple[str, ...]
-    estimator: Estimator
+    like: MomentCovariance
     scale: Array
 
     @property
@@ -166,7 +207,8 @@ class ContinuousCriterion:
 
     def weight_at(self, theta: Array) -> Weight:
         """``S(theta)^-1``."""
-        return self._split(self.moments.value(theta))[1]
+        weight = self._split(self.moments.value(theta))[1]
+        return weight if weight.s is None else replace(weight, s=replace(weight.s, theta=theta))
 
     def residuals(self, z: Array) -> Array:
         """``sqrt(N) R^-1 g``, (M,)."""
@@ -201,16 +243,16 @@ class ContinuousCriterion:
         return self.n_obs * float(g @ w), self.n_obs * self.scale * slope
 
     def require_same(self, theta: Array, s: MomentCovariance) -> None:
-        """Refuse where S at theta is another one than that which inference uses (centred, clustered)."""
+        """Assert that S here is the one that inference uses."""
         weight = self.weight_at(theta)
         gap = weight.whiten(weight.whiten(s.matrix).T) - np.eye(len(s.matrix))
         if not np.max(np.abs(gap)) <= SAME_S * len(gap):
-            raise _no_such_s(str(s.estimator))
+            raise AssertionError(f"S of {s.text} is another one where it carries derivatives")
 
     def _split(self, value: Array) -> tuple[Array, Weight]:
         m = len(self.names)
         s = value[m:].reshape(m, m)
-        covariance = MomentCovariance(0.5 * (s + s.T), self.estimator, self.n_obs)
+        covariance = replace(self.like, matrix=0.5 * (s + s.T), theta=None)
         try:
             return value[:m], inverse_weight(covariance, self.names)
         except IdentificationError as error:

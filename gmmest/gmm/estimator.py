@@ -19,9 +19,9 @@ from gmmest.derivatives.backends import Backend, as_backend
 from gmmest.errors import Complaint, ConfigError, printable, some
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import as_executor, opened
+from gmmest.gmm.corrected import COVARIANCES, CovarianceName
 from gmmest.gmm.cue import second_moments
 from gmmest.gmm.fitted import Context, Estimate
-from gmmest.gmm.inference import SE_NAMES, SeName
 from gmmest.gmm.kernels import Bandwidth, Kernel
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.optimize import OPTIMIZERS
@@ -57,8 +57,9 @@ class GMMEstimator:
     initial : {"instruments", "identity"}
         The first weight: ``(Zd'Zd/N)^-1`` with the instruments demeaned within choice sets, or I.  A
         model without instruments takes I in either case.
-    se : {"sandwich", "efficient", "minimised_weight"}
-        The covariance of the estimate, see :func:`.inference.covariance`.
+    se : {"sandwich", "efficient", "minimised_weight", "classical", "windmeijer", "misspecification"}
+        The covariance of the estimate, see :func:`.corrected.named_covariance`; the search and its verdict use
+        the first one always.
     grad : str or Backend
         Derivative backend, see :mod:`gmmest.derivatives.backends`.
     optimizer : {"lsq", "lbfgsb", "bfgs", "trust-constr", "nelder-mead"}
@@ -118,7 +119,7 @@ class GMMEstimator:
     steps: StepsName = "twostep"
     weighting: Estimator = "robust"
     initial: Literal["instruments", "identity"] = "instruments"
-    se: SeName = "sandwich"
+    se: CovarianceName = "sandwich"
     grad: str | Backend = "auto"
     optimizer: str = "lsq"
     maxiter: int | None = None
@@ -140,7 +141,7 @@ class GMMEstimator:
             for option, value, choices in (
                 ("steps", self.steps, STEPS),
                 ("initial", self.initial, ("instruments", "identity")),
-                ("se", self.se, SE_NAMES),
+                ("se", self.se, COVARIANCES),
                 ("optimizer", self.optimizer, OPTIMIZERS),
             )
             for complaint in _not_among(option, value, choices)
@@ -208,14 +209,16 @@ class GMMEstimator:
 
             def with_s() -> Moments:
                 passed = None if watch is None else lambda n: watch(n + moments.evaluations)
-                moving.append(second_moments(moments, self.weighting, self.grad, executor, passed, limits))
+                moving.append(
+                    second_moments(moments, self.covariance_options, self.grad, executor, passed, limits)
+                )
                 return moving[0]
 
             first = parameters.start(starting_point(start, whole), given=start is not None)
             fitted = fit_steps(self._plan(parameters, whole), moments, first, with_s)
             loglike = _loglike(moments, fitted.estimate.theta)
         parameters = parameters.held(fitted.at_bound, fitted.estimate.theta)
-        return GMMResults(
+        results = GMMResults(
             names=whole.names,
             moment_names=whole.moment_names,
             estimate=_expanded(fitted, parameters),
@@ -243,6 +246,7 @@ class GMMEstimator:
             context=self._context(whole),
             parameters=parameters,
         )
+        return results if self.se == "sandwich" else results.with_cov(self.se)
 
     def _plan(self, parameters: Parameters, sample: Sample) -> Plan:
         starts: int | tuple[Array, ...] | None
@@ -256,7 +260,6 @@ class GMMEstimator:
             self.steps,
             self.covariance_options,
             self.initial,
-            self.se,
             self.optimizer,
             self.maxiter,
             self.max_steps,
@@ -290,7 +293,13 @@ class GMMEstimator:
 
     def _settings(self, grad: str) -> Settings:
         return Settings(
-            type(self.model).__name__, self.steps, self.weighting, self.initial, self.se, grad, self.optimizer
+            type(self.model).__name__,
+            self.steps,
+            self.weighting,
+            self.initial,
+            "sandwich",
+            grad,
+            self.optimizer,
         )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gmmest.derivatives.backends import Backend
 from gmmest.derivatives.operators import value_and_jacobian
 from gmmest.errors import Complaint, ConfigError, EstimationError, printable, some
-from gmmest.gmm.inference import two_sided_p
+from gmmest.gmm.inference import quantile, two_sided_p, wald_quantile
 from gmmest.gmm.weighting import Weight, read_only
 
 if TYPE_CHECKING:
@@ -77,11 +77,13 @@ class DeltaMethod:
         ``F = df/dtheta'``.
     v : array (q, q)
         ``F V F'``.
+    degrees : int or None
+        Of t, where V rests on clusters; None for the normal.
 
     Attributes
     ----------
     estimate, bse, z, pvalues : pandas.Series
-        Values, standard errors, ratios, and two-sided normal p-values of ``f = 0``.
+        Values, standard errors, ratios, and two-sided p-values of ``f = 0``.
     cov : pandas.DataFrame
     """
 
@@ -89,6 +91,7 @@ class DeltaMethod:
     value: Array
     jacobian: Array
     v: Array
+    degrees: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("value", "jacobian", "v"):
@@ -118,7 +121,7 @@ class DeltaMethod:
     @property
     def pvalues(self) -> pd.Series:
         """Two-sided p-values of ``f = 0``."""
-        return self._series(two_sided_p(self.value / self.standard_errors), "pvalues")
+        return self._series(two_sided_p(self.value / self.standard_errors, self.degrees), "pvalues")
 
     @property
     def cov(self) -> pd.DataFrame:
@@ -130,9 +133,8 @@ class DeltaMethod:
     def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
         """Intervals with coverage ``1 - alpha`` to first order."""
         import pandas as pd
-        from scipy.special import ndtri
 
-        reach = ndtri(1.0 - require_level(alpha) / 2.0) * self.standard_errors
+        reach = quantile(require_level(alpha), self.degrees) * self.standard_errors
         return pd.DataFrame(
             {"lower": self.value - reach, "upper": self.value + reach}, index=list(self.names)
         )
@@ -152,6 +154,7 @@ def delta_method(
     by_name: bool = False,
     names: Sequence[str] | None = None,
     backend: str | Backend = "auto",
+    degrees: int | None = None,
 ) -> DeltaMethod:
     """Covariance ``F V F'`` of ``f(theta)``, with ``F = df/dtheta'`` by the derivative layer.
 
@@ -169,6 +172,8 @@ def delta_method(
         Of the values; ``f`` or ``f0, f1, ...`` by default.
     backend : str or Backend
         What differentiates ``function``.
+    degrees : int, optional
+        Of t, where V rests on clusters.
 
     Returns
     -------
@@ -210,7 +215,7 @@ def delta_method(
     used = np.any(slope != 0, axis=0)
     covariance = slope[:, used] @ v[np.ix_(used, used)] @ slope[:, used].T
     _require_finite(flat, slope, covariance, labels)
-    return DeltaMethod(labels, flat, slope, 0.5 * (covariance + covariance.T))
+    return DeltaMethod(labels, flat, slope, 0.5 * (covariance + covariance.T), degrees)
 
 
 def _labels(names: Sequence[str] | None, size: int, single: bool) -> tuple[str, ...]:
@@ -251,7 +256,8 @@ class Ellipse:
     matrix : array (2, 2)
         Covariance V of the pair; the set is ``(x - centre)' V^-1 (x - centre) <= radius^2``.
     radius : float
-        Square root of the chi-squared quantile with two degrees of freedom.
+        Square root of the chi-squared quantile with two degrees of freedom; of 2 F(2, G - 1), where V rests on
+        G clusters.
     """
 
     names: tuple[str, str]
@@ -274,7 +280,12 @@ class Ellipse:
 
 
 def ellipse(
-    theta: Array, v: Array, parameters: tuple[str, ...], pair: tuple[str, str], alpha: float
+    theta: Array,
+    v: Array,
+    parameters: tuple[str, ...],
+    pair: tuple[str, str],
+    alpha: float,
+    degrees: int | None = None,
 ) -> Ellipse:
     """Confidence ellipse of two parameters, ``chi2(2)`` quantile at ``1 - alpha``.
 
@@ -285,6 +296,8 @@ def ellipse(
     parameters : tuple of str
     pair : (str, str)
     alpha : float
+    degrees : int, optional
+        Of F, where V rests on clusters.
 
     Notes
     -----
@@ -296,8 +309,6 @@ def ellipse(
     >>> round(e.radius, 4)
     2.4477
     """
-    from scipy.special import chdtri
-
     level = require_level(alpha)
     index = [position(name, parameters) for name in pair]
     if index[0] == index[1]:
@@ -311,7 +322,7 @@ def ellipse(
         raise EstimationError(
             Complaint("E431", f"the covariance of {some(pair)} is singular or unknown: there is no ellipse")
         )
-    return Ellipse(pair, theta[index], matrix, float(np.sqrt(chdtri(2, level))))
+    return Ellipse(pair, theta[index], matrix, float(np.sqrt(wald_quantile(level, 2, degrees))))
 
 
 def sensitivity(jacobian: Array, weight: Weight) -> Array:

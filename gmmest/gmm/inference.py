@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 
 from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight
 
-__all__ = ["SE_NAMES", "JTest", "WaldTest", "chi2_sf", "covariance", "j_test", "two_sided_p", "wald"]
+__all__ = [
+    "SE_NAMES",
+    "JTest",
+    "WaldTest",
+    "chi2_sf",
+    "covariance",
+    "j_test",
+    "quantile",
+    "two_sided_p",
+    "wald",
+    "wald_quantile",
+    "wald_sf",
+]
 
 Array = NDArray[np.float64]
 SeName = Literal["sandwich", "efficient", "minimised_weight"]
@@ -104,23 +116,36 @@ class WaldTest:
     df : int
     pvalue : float
     hypothesis : str
+    degrees : int or None
+        Where V rests on clusters: the p-value is that of ``stat/df`` in F(df, degrees).
     """
 
     stat: float
     df: int
     pvalue: float
     hypothesis: str = ""
+    degrees: int | None = None
 
 
-def wald(theta: Array, v: Array, restriction: Array, value: Array, hypothesis: str = "") -> WaldTest:
-    """Wald test from estimate, covariance, R and q."""
+def wald(
+    theta: Array,
+    v: Array,
+    restriction: Array,
+    value: Array,
+    hypothesis: str = "",
+    degrees: int | None = None,
+) -> WaldTest:
+    """Wald test from estimate, covariance, R and q; ``degrees`` as for :func:`two_sided_p`.
+
+    Law: of one parameter being zero it has the p-value of its t statistic.
+    """
     size = np.max(np.abs(restriction), axis=1)
     restriction = restriction / size[:, None]
     gap = restriction @ theta - value / size
     middle = restriction @ v @ restriction.T
     scale = np.sqrt(np.diag(middle))
     stat = float(gap / scale @ np.linalg.solve(middle / np.outer(scale, scale), gap / scale))
-    return WaldTest(stat, len(value), chi2_sf(stat, len(value)), hypothesis)
+    return WaldTest(stat, len(value), wald_sf(stat, len(value), degrees), hypothesis, degrees)
 
 
 def chi2_sf(stat: float, df: int) -> float:
@@ -130,9 +155,56 @@ def chi2_sf(stat: float, df: int) -> float:
     return float(chdtrc(df, max(stat, 0.0)))
 
 
-def two_sided_p(z: Array) -> Array:
-    """Two-sided p-values of standard normal statistics."""
-    from scipy.special import ndtr
+def wald_sf(stat: float, df: int, degrees: int | None = None) -> float:
+    """Upper tail of chi-squared(df), or of df F(df, degrees)."""
+    if degrees is None:
+        return chi2_sf(stat, df)
+    from scipy.special import fdtrc
 
-    p: Array = 2.0 * ndtr(-np.abs(z))
+    return float(fdtrc(df, degrees, max(stat, 0.0) / df))
+
+
+def two_sided_p(z: Array, degrees: int | None = None) -> Array:
+    """Two-sided p-values of standard normal statistics, or of t statistics with so many degrees of freedom.
+
+    Notes
+    -----
+    A covariance that rests on G clusters has t with ``G - 1`` degrees of freedom: exact where cluster sums are
+    normal and alike, and the normal for many clusters.  Stata's ``gmm`` takes the normal for any number; its
+    ``regress``, and fixest, take t(G - 1).
+
+    References
+    ----------
+    Donald, S. G. and K. Lang (2007), Review of Economics and Statistics 89, 221-233.
+    Cameron, A. C. and D. L. Miller (2015), Journal of Human Resources 50, 317-372, section VI.
+
+    Examples
+    --------
+    >>> two_sided_p(np.array([2.0])).round(4), two_sided_p(np.array([2.0]), 7).round(4)
+    (array([0.0455]), array([0.0856]))
+    """
+    from scipy.special import ndtr, stdtr
+
+    p: Array = 2.0 * (ndtr(-np.abs(z)) if degrees is None else stdtr(degrees, -np.abs(z)))
     return p
+
+
+def quantile(alpha: float, degrees: int | None = None) -> float:
+    """How many standard errors an interval with coverage ``1 - alpha`` reaches: the inverse of `two_sided_p`.
+
+    Examples
+    --------
+    >>> round(quantile(0.05), 4), round(quantile(0.05, 7), 4)
+    (1.96, 2.3646)
+    """
+    from scipy.special import ndtri, stdtrit
+
+    upper = 1.0 - alpha / 2.0
+    return float(ndtri(upper) if degrees is None else stdtrit(degrees, upper))
+
+
+def wald_quantile(alpha: float, df: int, degrees: int | None = None) -> float:
+    """The statistic whose :func:`wald_sf` is alpha."""
+    from scipy.special import chdtri, fdtri
+
+    return float(chdtri(df, alpha) if degrees is None else df * fdtri(df, degrees, 1.0 - alpha))

@@ -9,7 +9,7 @@ which is ``H'KH/N`` with K the symmetric Toeplitz matrix of the kernel's weights
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ __all__ = [
     "kernel_weights",
     "long_run_covariance",
     "newey_west_bandwidth",
+    "sum_over_lags",
 ]
 
 Array = NDArray[np.float64]
@@ -123,6 +124,27 @@ def long_run_covariance(rows: Array, kernel: Kernel, bandwidth: float) -> Array:
     product = rows.T @ smooth / len(rows)
     symmetric: Array = 0.5 * (product + product.T)
     return symmetric
+
+
+def sum_over_lags(rows: Any, kernel: Kernel, bandwidth: float) -> Any:
+    """``H'KH``, (M, M); rows that carry derivatives go lag by lag, as many as have a weight.
+
+    Complex steps too: a Fourier transform would mix their parts, which differ by many powers of ten.
+
+    Examples
+    --------
+    >>> float(sum_over_lags(np.array([[1.0], [2.0], [4.0]]), "bartlett", 1)[0, 0].round(12))
+    31.0
+    """
+    n = rows.shape[0]
+    if isinstance(rows, np.ndarray) and rows.dtype.kind == "f":
+        return n * long_run_covariance(rows, kernel, bandwidth)
+    weights = kernel_weights(kernel, bandwidth, n)
+    total = rows.T @ rows
+    for lag in np.flatnonzero(weights[1:]) + 1:
+        product = rows[lag:].T @ rows[:-lag]
+        total = total + weights[lag] * (product + product.T)
+    return total
 
 
 def choose_bandwidth(rows: Array, kernel: Kernel, bandwidth: Bandwidth) -> float:

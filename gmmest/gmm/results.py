@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend
 from gmmest.errors import Complaint, ConfigError, DerivativeError, EstimationError, printable
-from gmmest.execution.serial import Executor
+from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.gmm.audit import Audit, audit
 from gmmest.gmm.bootstrap import Repeated, bootstrap
 from gmmest.gmm.certificate import Certificate
+from gmmest.gmm.corrected import COVARIANCES, CovarianceName, with_covariance
 from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, profile, weakness
 from gmmest.gmm.draws import Bootstrap, BootstrapOptions, Kind
 from gmmest.gmm.explain import Choices, Explanation, explain_difference
@@ -25,11 +27,13 @@ from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.free import FreeFit, free_fit
 from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, sensitivity
 from gmmest.gmm.hypotheses import require_independent, restrictions
-from gmmest.gmm.inference import JTest, WaldTest, j_test, two_sided_p, wald
+from gmmest.gmm.inference import JTest, WaldTest, j_test, quantile, two_sided_p, wald
+from gmmest.gmm.kernels import Bandwidth, Kernel
 from gmmest.gmm.parameters import Parameters, restricted
 from gmmest.gmm.resampling import Multipliers
 from gmmest.gmm.specification import SpecificationTest, c_test, distance_test, lm_test
 from gmmest.gmm.weak import ConfidenceSet, KTest, Nuisance, Statistic, STest, confidence_set, k_test, s_test
+from gmmest.gmm.weighting import CovarianceOptions, Estimator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +48,9 @@ SE_TEXT = {
     "sandwich": "sandwich, S at the estimate (as Stata gmm, linearmodels)",
     "efficient": "efficient, S at the estimate",
     "minimised_weight": "from the weight that was minimised",
+    "classical": "classical, from the inverse Hessian of the log-likelihood",
+    "windmeijer": "Windmeijer's correction for a weight that was estimated",
+    "misspecification": "robust to misspecification (Hall and Inoue, Hansen and Lee)",
 }
 
 
@@ -144,6 +151,11 @@ class GMMResults:
         return float(white @ white)
 
     @property
+    def degrees(self) -> int | None:
+        """Degrees of freedom of t statistics: clusters less one where V rests on clusters, None for the normal."""
+        return None if self.settings.se == "classical" else self.estimate.s.degrees
+
+    @property
     def verified(self) -> bool:
         """Whether the certificate found nothing against the estimate."""
         return self.certificate.verified
@@ -172,8 +184,8 @@ class GMMResults:
 
     @property
     def pvalues(self) -> pd.Series:
-        """Two-sided p-values from the standard normal."""
-        return self._series(two_sided_p(self.theta / self.standard_errors), "pvalues")
+        """Two-sided p-values from the standard normal; with G clusters, from t(G - 1)."""
+        return self._series(two_sided_p(self.theta / self.standard_errors, self.degrees), "pvalues")
 
     def cov_params(self) -> pd.DataFrame:
         """Covariance matrix of the estimates."""
@@ -183,24 +195,128 @@ class GMMResults:
         return pd.DataFrame(v, index=list(self.names), columns=list(self.names))
 
     def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
-        """Confidence intervals with coverage ``1 - alpha``: estimate and normal quantile times standard error."""
+        """Confidence intervals with coverage ``1 - alpha``: estimate and quantile times standard error.
+
+        The quantile is that of ``pvalues``.
+        """
         import pandas as pd
 
         low, high = self._interval(alpha)
         return pd.DataFrame({"lower": low, "upper": high}, index=list(self.names))
 
     def _interval(self, alpha: float) -> tuple[Array, Array]:
-        from scipy.special import ndtri
-
         if not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
             raise ConfigError(Complaint("E102", f"alpha is {alpha!r}; a number between 0 and 1 was expected"))
-        reach = ndtri(1.0 - alpha / 2.0) * self.standard_errors
+        reach = quantile(alpha, self.degrees) * self.standard_errors
         return self.theta - reach, self.theta + reach
 
     def _series(self, values: Array, name: str) -> pd.Series:
         import pandas as pd
 
         return pd.Series(values.copy(), index=list(self.names), name=name)
+
+    # --- other standard errors ----------------------------------------------------------------------
+
+    def with_cov(
+        self,
+        se: CovarianceName | None = None,
+        *,
+        weighting: Estimator | None = None,
+        centred: bool | None = None,
+        kernel: Kernel | None = None,
+        bandwidth: Bandwidth | None = None,
+        cluster: Names = None,
+        small_sample: bool | None = None,
+    ) -> GMMResults:
+        """The same estimate with other standard errors; nothing is fitted again.
+
+        Parameters
+        ----------
+        se : str, optional
+            One of those of ``GMMEstimator``, see :func:`.corrected.named_covariance`.  What is not given stays
+            as it was.
+        weighting, centred, kernel, bandwidth, cluster, small_sample
+            The estimator of S in V, as in ``GMMEstimator``; weight and J stay those that were minimised.
+
+        Returns
+        -------
+        GMMResults
+
+        Raises
+        ------
+        ConfigError
+            E102: an option that is not known, or has no meaning for the fit, with the reason.
+        EstimationError
+            E430: results that have lost their model and data.
+
+        Notes
+        -----
+        Laws: ``fit(se=a).with_cov(b)`` is ``fit(se=b)``, to the last bit; so is ``with_cov(weighting=b)`` after
+        one step, where S is no part of the weight.
+
+        Examples
+        --------
+        >>> import gmmest as gm
+        >>> rows = gm.Table.from_arrays({"y": [1.0, 2.0, 6.0, 3.0], "x": [1.0, 2.0, 3.0, 5.0]})
+        >>> fit = gm.GMMEstimator(gm.LinearIV("y", exogenous=["x"]), rows).fit()
+        >>> fit.with_cov(weighting="unadjusted").bse.round(4).to_dict()
+        {'x': 0.5642, 'const': 1.7618}
+        """
+        kind = self.settings.se if se is None else se
+        if kind not in COVARIANCES:
+            raise ConfigError(Complaint("E102", f"se is {kind!r}; expected one of {', '.join(COVARIANCES)}"))
+        options = self._options(weighting, centred, kernel, bandwidth, cluster, small_sample)
+        fit = self._of_free()
+        with single_blas_thread():
+            steps, initial = self.settings.steps, self.settings.initial
+            found = with_covariance(fit.context, fit.estimate, kind, options, steps, initial)
+        v = (
+            found.v
+            if fit.parameters is None or self.parameters is None
+            else self.parameters.covariance(found.v)
+        )
+        before = 0 if self.context is None else len(self.context.sample.notes)
+        after = before + len(self.estimate.s.notes)
+        return replace(
+            self,
+            estimate=replace(self.estimate, s=found.s, v=v),
+            settings=replace(self.settings, se=kind, weighting=found.s.estimator),
+            notes=(*self.notes[:before], *found.s.notes, *self.notes[after:]),
+            context=None if self.context is None else replace(self.context, weighting=options),
+        )
+
+    def _options(
+        self,
+        weighting: Estimator | None,
+        centred: bool | None,
+        kernel: Kernel | None,
+        bandwidth: Bandwidth | None,
+        cluster: Names,
+        small_sample: bool | None,
+    ) -> CovarianceOptions:
+        """Options of S with those that are given put in; one that would play no part is refused."""
+        own = self.estimate.s.options
+        options = CovarianceOptions(
+            own.estimator if weighting is None else weighting,
+            own.centred if centred is None else centred,
+            own.kernel if kernel is None else kernel,
+            own.bandwidth if bandwidth is None else bandwidth,
+            own.cluster if cluster is None else as_names(cluster),
+            own.small_sample if small_sample is None else small_sample,
+        )
+        complaints = options.complaints()
+        parts: tuple[tuple[str, object, tuple[str, ...]], ...] = (
+            ("kernel", kernel, ("kernel",)),
+            ("bandwidth", bandwidth, ("kernel",)),
+            ("cluster", cluster, ("cluster", "twoway")),
+        )
+        for name, given, needs in parts:
+            if given is not None and options.estimator not in needs:
+                what = f"{name} plays no part with weighting {options.estimator!r}"
+                complaints.append(Complaint("E102", what, next=f"weighting: {' or '.join(needs)}"))
+        if complaints:
+            raise ConfigError(complaints)
+        return options
 
     # --- tests --------------------------------------------------------------------------------------
 
@@ -242,7 +358,7 @@ class GMMResults:
         restriction, right, text = restrictions(hypothesis, value, self.names)
         if self.parameters is not None and self._held():
             require_independent(restriction @ self.parameters.transform, "hypothesis on what is held")
-        return wald(self.theta, self.estimate.v, restriction, right, text)
+        return wald(self.theta, self.estimate.v, restriction, right, text, self.degrees)
 
     def lm_test(self, hypothesis: str | ArrayLike, value: ArrayLike | None = None) -> SpecificationTest:
         """Score test of linear hypotheses, at the estimate that they restrict; written as for ``wald_test``.
@@ -436,12 +552,19 @@ class GMMResults:
             ``estimate``, ``bse``, ``cov``, ``z``, ``pvalues``, ``conf_int()``.
         """
         return delta_method(
-            function, self.theta, self.estimate.v, self.names, by_name=by_name, names=names, backend=backend
+            function,
+            self.theta,
+            self.estimate.v,
+            self.names,
+            by_name=by_name,
+            names=names,
+            backend=backend,
+            degrees=self.degrees,
         )
 
     def confidence_ellipse(self, first: str, second: str, alpha: float = 0.05) -> Ellipse:
         """Pairs of two parameters that a Wald test does not reject; ``points(n)`` is the boundary."""
-        return ellipse(self.theta, self.estimate.v, self.names, (first, second), alpha)
+        return ellipse(self.theta, self.estimate.v, self.names, (first, second), alpha, self.degrees)
 
     def sensitivity(self, scaled: bool = False) -> pd.DataFrame:
         """How estimates move with the moments, by parameter and moment: :func:`.functions.sensitivity`.
@@ -510,6 +633,11 @@ class GMMResults:
         rows += [
             ("J test", text),
             ("Standard errors", SE_TEXT[self.settings.se]),
+            *(
+                [("Quantiles", f"t({self.degrees}), clusters less one (Stata gmm: normal)")]
+                if self.degrees is not None
+                else []
+            ),
             ("Derivatives", self.settings.grad),
             (
                 "Optimizer",
@@ -522,8 +650,9 @@ class GMMResults:
         """Heading and rows of the table of estimates, as text."""
         low, high = self._interval(alpha)
         t = self.theta / self.standard_errors
-        p = two_sided_p(t)
-        heading = ["", "coef", "std err", "z", "P>|z|", f"[{alpha / 2:g}", f"{1 - alpha / 2:g}]"]
+        p = two_sided_p(t, self.degrees)
+        letter = "z" if self.degrees is None else "t"
+        heading = ["", "coef", "std err", letter, f"P>|{letter}|", f"[{alpha / 2:g}", f"{1 - alpha / 2:g}]"]
         held = self._held()
         columns = zip(self.names, self.theta, self.standard_errors, t, p, low, high, strict=True)
         rows = [

@@ -70,11 +70,13 @@ class Plan:
 
     Parameters
     ----------
-    steps, weighting, initial, se, optimizer, maxiter, max_steps
+    steps, weighting, initial, optimizer, maxiter, max_steps
         As in ``GMMEstimator``.
     starts : int or tuple of array (F,) or None
         Number of starts in all, or those beside the first.
     lower, upper : array (F,)
+    se : str
+        What V of every step is; the search is the same for all names with the default.
     near : bool
         Whether starts are close to a minimum: Gauss-Newton steps come first, and the optimizer only where the
         certificate refuses what they found.
@@ -83,7 +85,6 @@ class Plan:
     steps: StepsName
     weighting: Weighting
     initial: str
-    se: SeName
     optimizer: str
     maxiter: int | None
     max_steps: int
@@ -91,6 +92,7 @@ class Plan:
     lower: Array
     upper: Array
     near: bool = False
+    se: SeName = "sandwich"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,7 @@ def _continuous(
     theta, names = two_step.estimate.theta, moments.sample.moment_names
 
     def make(scale: Array) -> ContinuousCriterion:
-        return ContinuousCriterion(moving, names, two_step.estimate.s.estimator, scale)
+        return ContinuousCriterion(moving, names, two_step.estimate.s, scale)
 
     make(np.ones_like(theta)).require_same(theta, two_step.estimate.s)
     if plan.starts is None or isinstance(plan.starts, int):

@@ -5,16 +5,17 @@ There is one S: the object that gives the weight of the next step is the one tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.observations import Clusters, Observations
+from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
-from gmmest.gmm.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel, choose_bandwidth, long_run_covariance
+from gmmest.gmm.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel, choose_bandwidth, sum_over_lags
 from gmmest.gmm.moments import Moments
 from gmmest.models.sample import Sample
 
@@ -22,14 +23,21 @@ __all__ = [
     "ESTIMATORS",
     "CovarianceOptions",
     "Estimator",
+    "Grouping",
     "MomentCovariance",
     "Weight",
     "Weighting",
+    "all_contributions",
+    "contribution_covariance",
     "first_weight",
     "identity_weight",
     "inverse_weight",
+    "less",
     "moment_covariance",
     "read_only",
+    "small_sample_factor",
+    "sum_of_pairs",
+    "ways_of_clustering",
 ]
 
 Array = NDArray[np.float64]
@@ -137,6 +145,8 @@ class MomentCovariance:
         Names and numbers of clusters.
     bandwidth : float or None
         The one used.
+    theta : array (P,) or None
+        Where the contributions were taken.
     """
 
     matrix: Array
@@ -146,9 +156,17 @@ class MomentCovariance:
     factor: float = 1.0
     clusters: tuple[tuple[str, int], ...] = ()
     bandwidth: float | None = None
+    theta: Array | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", read_only(self.matrix))
+        if self.theta is not None:
+            object.__setattr__(self, "theta", read_only(self.theta))
+
+    @property
+    def degrees(self) -> int | None:
+        """Degrees of freedom of t statistics: G - 1, of the way with fewer clusters; None for the normal."""
+        return min(count for _, count in self.clusters) - 1 if self.clusters else None
 
     @property
     def text(self) -> str:
@@ -187,10 +205,13 @@ class Weight:
         R.  With ``L = R^-T``, ``W = L L'`` and ``L'a = R^-1 a``.
     source : str
         What it is the inverse of: ``"identity"``, ``"instruments"``, or the estimator of an S.
+    s : MomentCovariance or None
+        That S, where it is one.
     """
 
     root: Array
     source: str
+    s: MomentCovariance | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", read_only(self.root))
@@ -254,9 +275,8 @@ def moment_covariance(moments: Moments, theta: Array, weighting: Weighting) -> M
     complaints = options.complaints()
     if complaints:
         raise ConfigError(complaints)
-    model, n = moments.model, moments.sample.n_obs
-    degrees = n - len(moments.sample.names) - moments.sample.absorbed
-    factor = n / degrees if options.small_sample and degrees > 0 else 1.0
+    model, n, seen = moments.model, moments.sample.n_obs, moments.sample.observations
+    n_params = len(moments.sample.names) + moments.sample.absorbed
     if options.estimator == "unadjusted":
         implied = getattr(model, "unadjusted_covariance", None)
         if implied is None:
@@ -268,13 +288,13 @@ def moment_covariance(moments: Moments, theta: Array, weighting: Weighting) -> M
                     next="weighting: robust",
                 )
             )
+        factor = small_sample_factor(options, n, n_params)
         s = factor * implied(theta, n, moments.total)
-        return MomentCovariance(s, "unadjusted", n, options, factor)
-    seen = moments.sample.observations
-    mean = moments.centre
-    if options.centred:
-        mean = moments.value(theta) if mean is None else mean + moments.value(theta)
+        return MomentCovariance(s, "unadjusted", n, options, factor, theta=theta)
     if options.estimator == "robust" and seen.frequency is None:
+        mean = moments.centre
+        if options.centred:
+            mean = moments.value(theta) if mean is None else mean + moments.value(theta)
 
         def squares(block: object) -> Array:
             rows = np.asarray(model.contributions(theta, block))
@@ -282,67 +302,144 @@ def moment_covariance(moments: Moments, theta: Array, weighting: Weighting) -> M
             product: Array = rows.T @ rows
             return product
 
-        s = factor * (moments.total(squares) / n)
-        return MomentCovariance(s, "robust", n, options, factor)
-    rows = _all_contributions(moments, theta)
-    counts = np.ones(len(rows)) if seen.frequency is None else seen.frequency
-    if mean is not None:
-        rows = rows - counts[:, None] * mean
-    if options.estimator == "robust":
-        s = factor * (rows.T @ (rows / counts[:, None]) / n)
-        return MomentCovariance(s, "robust", n, options, factor)
+        factor = small_sample_factor(options, n, n_params)
+        return MomentCovariance(
+            factor * (moments.total(squares) / n), "robust", n, options, factor, theta=theta
+        )
+    rows = all_contributions(moments, theta)
+    return replace(contribution_covariance(rows, options, seen, n, n_params), theta=theta)
+
+
+def contribution_covariance(
+    rows: Array, options: CovarianceOptions, seen: Observations, n: int, n_params: int
+) -> MomentCovariance:
+    """S of any contributions, by every estimator that needs no more than these.
+
+    Parameters
+    ----------
+    rows : array (N, M)
+        ``c_i`` of every entry, in the order of the data.
+    options : CovarianceOptions
+    seen : Observations
+    n : int
+        N, the sum of the frequencies.
+    n_params : int
+        P of the small-sample factor.
+    """
+    width, used = None, options
     if options.estimator == "kernel":
-        return _kernel_covariance(rows, options, n, factor, seen)
-    return _cluster_covariance(rows, options, n, factor * (n - 1) / n if options.small_sample else 1.0, seen)
+        if seen.frequency is not None:
+            what = "weighting 'kernel' has no meaning with frequencies: repeated observations have no order in time"
+            raise ConfigError(Complaint("E102", what, next="one row for each observation"))
+        width = choose_bandwidth(_centred(rows, options, seen, n), options.kernel, options.bandwidth)
+        used = replace(options, bandwidth=width)
+    s = sum_of_pairs(rows, used, seen, n, n_params) / n
+    ways = ways_of_clustering(options, seen)
+    factor = small_sample_factor(options, n, n_params, ways[0] if ways else None)
+    counts = tuple((way.name, way.count) for way in ways)
+    return MomentCovariance(s, options.estimator, n, options, factor, counts, width)
 
 
-def _all_contributions(moments: Moments, theta: Array) -> Array:
+def sum_of_pairs(rows: Any, options: CovarianceOptions, seen: Observations, n: int, n_params: int) -> Any:
+    """``N S = sum_i sum_j k_ij c_i c_j'``, (M, M); rows may carry derivatives, a bandwidth is a number.
+
+    Parameters as for :func:`contribution_covariance`.  k is 1 within a cluster, ``k(t - s)`` for a kernel, and
+    ``1/f_i`` on the diagonal alone where neither is given.
+    """
+    rows = _centred(rows, options, seen, n)
+    factor = small_sample_factor(options, n, n_params)
+    if options.estimator == "robust":
+        return factor * (rows.T @ (rows if seen.frequency is None else rows / seen.frequency[:, None]))
+    if options.estimator == "kernel":
+        return factor * sum_over_lags(rows, options.kernel, float(options.bandwidth))
+
+    def within(way: Grouping) -> Any:
+        sums = ops.segment_sum(rows[way.order], way.offsets)
+        return small_sample_factor(options, n, n_params, way) * (sums.T @ sums)
+
+    ways = ways_of_clustering(options, seen)
+    if len(ways) == 1:
+        return within(ways[0])
+    return within(ways[0]) + within(ways[1]) - within(_intersection(*ways))
+
+
+def small_sample_factor(
+    options: CovarianceOptions, n: int, n_params: int, way: Grouping | None = None
+) -> float:
+    """``N/(N - P)``, with clusters ``G/(G - 1) (N - 1)/(N - P)``; 1 where it was not asked for."""
+    if not options.small_sample or n <= n_params:
+        return 1.0
+    if way is None:
+        return n / (n - n_params)
+    return (n - 1) / (n - n_params) * (way.count / (way.count - 1) if way.count > 1 else 1.0)
+
+
+def _centred(rows: Any, options: CovarianceOptions, seen: Observations, n: int) -> Any:
+    if not options.centred:
+        return rows
+    return less(rows, np.sum(rows, axis=0) / n, seen)
+
+
+def less(rows: Any, mean: Any, seen: Observations) -> Any:
+    """``c_i - f_i mean``."""
+    return rows - (mean if seen.frequency is None else seen.frequency[:, None] * mean)
+
+
+def all_contributions(moments: Moments, theta: Array) -> Array:
     """Contributions of all blocks in their order, (N, M)."""
     pieces = moments.total(lambda block: [np.asarray(moments.model.contributions(theta, block))])
     rows: Array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    return rows
+    return rows if moments.centre is None else less(rows, moments.centre, moments.sample.observations)
 
 
-def _kernel_covariance(
-    rows: Array, options: CovarianceOptions, n: int, factor: float, seen: Observations
-) -> MomentCovariance:
-    if seen.frequency is not None:
-        what = (
-            "weighting 'kernel' has no meaning with frequencies: repeated observations have no order in time"
-        )
-        raise ConfigError(Complaint("E102", what, next="one row for each observation"))
-    width = choose_bandwidth(rows, options.kernel, options.bandwidth)
-    s = factor * long_run_covariance(rows, options.kernel, width)
-    return MomentCovariance(s, "kernel", n, options, factor, bandwidth=width)
+@dataclass(frozen=True, slots=True, eq=False)
+class Grouping:
+    """Entries in the order of their clusters: cluster c is ``order[offsets[c]:offsets[c + 1]]``."""
+
+    name: str
+    order: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        """Clusters that have entries, G."""
+        return len(self.offsets) - 1
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """The cluster of each entry, from 0."""
+        codes = np.empty_like(self.order)
+        codes[self.order] = np.repeat(np.arange(self.count), np.diff(self.offsets))
+        return codes
 
 
-def _cluster_covariance(
-    rows: Array, options: CovarianceOptions, n: int, factor: float, seen: Observations
-) -> MomentCovariance:
-    """One way or two; the factor without G/(G - 1), which each part has of its own."""
-    ways = _chosen_clusters(options, seen)
-    counted: list[tuple[str, int]] = []
+def _grouping(name: str, codes: NDArray[np.int64]) -> Grouping:
+    _, counts = np.unique(codes, return_counts=True)
+    return Grouping(name, np.argsort(codes, kind="stable"), np.concatenate(([0], np.cumsum(counts))))
 
-    def part(codes: NDArray[np.int64], name: str) -> tuple[Array, float]:
-        present, places = np.unique(codes, return_inverse=True)
-        groups = len(present)
-        if name:
-            if groups < 2:
-                what = f"one cluster of {printable(name)}: no covariance can be estimated from it"
-                raise EstimationError(Complaint("E340", what, next="weighting: robust, or other clusters"))
-            counted.append((name, groups))
-        sums = np.zeros((groups, rows.shape[1]))
-        np.add.at(sums, places, rows)
-        own = factor * groups / (groups - 1) if options.small_sample and groups > 1 else 1.0
-        return own * (sums.T @ sums / n), own
 
-    first, own = part(ways[0].codes, ways[0].name)
-    if options.estimator == "cluster":
-        return MomentCovariance(first, "cluster", n, options, own, tuple(counted))
-    second, _ = part(ways[1].codes, ways[1].name)
-    both = ways[0].codes * (int(ways[1].codes.max()) + 1) + ways[1].codes
-    s = first + second - part(both, "")[0]
-    return MomentCovariance(s, "twoway", n, options, own, tuple(counted))
+def _intersection(a: Grouping, b: Grouping) -> Grouping:
+    return _grouping("", a.codes * b.count + b.codes)
+
+
+def ways_of_clustering(options: CovarianceOptions, seen: Observations) -> tuple[Grouping, ...]:
+    """The one or two ways of grouping that are meant; none for other estimators.
+
+    Raises
+    ------
+    ConfigError
+        E102: the data do not name as many as are needed.
+    EstimationError
+        E340: one cluster.
+    """
+    if options.estimator not in ("cluster", "twoway"):
+        return ()
+    ways = tuple(_grouping(way.name, way.codes) for way in _chosen_clusters(options, seen))
+    for way in ways:
+        if way.count < 2:
+            what = f"one cluster of {printable(way.name)}: no covariance can be estimated from it"
+            raise EstimationError(Complaint("E340", what, next="weighting: robust, or other clusters"))
+    return ways
 
 
 def _chosen_clusters(options: CovarianceOptions, seen: Observations) -> tuple[Clusters, ...]:
@@ -392,7 +489,7 @@ def inverse_weight(covariance: MomentCovariance, names: tuple[str, ...]) -> Weig
     ways = covariance.clusters
     if ways:
         _require_definite(covariance, len(names))
-    return Weight(_root(covariance.matrix, names), covariance.estimator)
+    return Weight(_root(covariance.matrix, names), covariance.estimator, covariance)
 
 
 def _require_definite(covariance: MomentCovariance, m: int) -> None:

@@ -13,10 +13,11 @@ from linearmodels.iv import IVGMM, IVGMMCUE, IVLIML
 from scipy.optimize import minimize
 
 import gmmest as gm
-from gmmest.errors import ConfigError
+from gmmest.errors import ConfigError, DerivativeError
 from gmmest.execution.serial import Serial
 from gmmest.gmm.cue import ContinuousCriterion, second_moments
 from gmmest.gmm.moments import Moments
+from gmmest.gmm.weighting import CovarianceOptions, moment_covariance
 
 ESTIMATE = 1e-8
 """Relative agreement of estimates with figures of 10 and more digits (ORACLES: 1e-8 in estimates)."""
@@ -110,7 +111,8 @@ def criterion(model, data, weighting, grad, theta):
     sample = model.sample(data)
     moments = Moments(model, sample, grad)
     second = second_moments(moments, weighting, grad, Serial())
-    return ContinuousCriterion(second, sample.moment_names, weighting, np.ones(len(theta)))
+    s = moment_covariance(moments, theta, weighting)
+    return ContinuousCriterion(second, sample.moment_names, s, np.ones(len(theta)))
 
 
 @pytest.mark.parametrize("weighting", ["robust", "unadjusted"])
@@ -282,15 +284,143 @@ def test_a_logit_with_instruments(travel_data, greene_overidentified, weighting,
     assert fit.j_test().stat < again.j_test().stat  # the criterion of CUE there is the J of iterated GMM
 
 
-@pytest.mark.parametrize("weighting", ["cluster", "kernel", "twoway"])
-def test_another_s_is_refused(demand, weighting):
-    with pytest.raises(ConfigError, match="weighting"):
-        gm.GMMEstimator(demand_model(), demand, steps="cue", weighting=weighting).fit()
+# --- CUE: every S -----------------------------------------------------------------------------------------
+
+EVERY_S = {
+    "centred": CovarianceOptions(centred=True),
+    "small sample": CovarianceOptions(small_sample=True),
+    "cluster": CovarianceOptions("cluster", cluster=("g",)),
+    "centred cluster": CovarianceOptions("cluster", cluster=("g",), centred=True, small_sample=True),
+    "twoway": CovarianceOptions("twoway", cluster=("g", "h")),
+    "bartlett": CovarianceOptions("kernel", bandwidth=3),
+    "parzen": CovarianceOptions("kernel", kernel="parzen", bandwidth=4.5, centred=True),
+    "unadjusted, small sample": CovarianceOptions("unadjusted", small_sample=True),
+}
+COLUMNS = ["y", "x1", "x2", "z0", "z1", "z2", "z3", "z4"]
 
 
-def test_a_centred_s_is_refused(demand):
-    with pytest.raises(ConfigError, match="'cue'"):
-        gm.GMMEstimator(demand_model(), demand, steps="cue", centred=True).fit()
+def table(frame, **roles):
+    rng = np.random.default_rng(8)
+    extra = {
+        "g": rng.integers(0, 60, len(frame)),
+        "h": rng.integers(0, 50, len(frame)),
+        "own": np.arange(len(frame)),
+        "f": rng.integers(1, 4, len(frame)),
+    }
+    return gm.Table.from_frame(frame.assign(**extra), COLUMNS, **roles)
+
+
+def options_of(s: CovarianceOptions) -> dict[str, object]:
+    return {
+        "weighting": s.estimator,
+        "centred": s.centred,
+        "kernel": s.kernel,
+        "bandwidth": s.bandwidth,
+        "cluster": s.cluster,
+        "small_sample": s.small_sample,
+    }
+
+
+@pytest.mark.parametrize("grad", ["forward", "complex", "jax"])
+@pytest.mark.parametrize("name", EVERY_S)
+def test_every_s_that_moves_is_the_s_of_inference_and_its_slope_is_exact(demand, name, grad):
+    theta, s = np.array([0.3, -0.1, 0.8]), EVERY_S[name]
+    data = table(demand, cluster=["g", "h"])
+    found = criterion(demand_model(), data, s, grad, theta)
+    found.require_same(
+        theta, moment_covariance(Moments(demand_model(), demand_model().sample(data), "auto"), theta, s)
+    )
+    _, jacobian = found.residuals_and_jacobian(theta)
+    h = 1e-3
+    for k, step in enumerate(h * np.eye(3)):
+        near = found.residuals(theta + step) - found.residuals(theta - step)
+        far = found.residuals(theta + 2 * step) - found.residuals(theta - 2 * step)
+        column = (8.0 * near - far) / (12.0 * h)
+        assert np.allclose(column, jacobian[:, k], rtol=SLOPE, atol=SLOPE * np.abs(jacobian).max())
+
+
+@pytest.mark.parametrize("name", ["centred cluster", "twoway", "bartlett"])
+def test_cue_is_at_the_minimum_of_its_own_criterion(demand, name):
+    """g'S(theta)^-1 g with S by ``moment_covariance``, which carries no derivative, searched by simplex."""
+    data = table(demand, cluster=["g", "h"])
+    fit = gm.GMMEstimator(demand_model(), data, steps="cue", **options_of(EVERY_S[name])).fit()
+    assert fit.verified
+    moments = fit.context.moments()
+
+    def value(theta):
+        g = moments.value(theta)
+        return 300 * g @ np.linalg.solve(moment_covariance(moments, theta, EVERY_S[name]).matrix, g)
+
+    errors = fit.standard_errors
+    found = minimize(
+        lambda u: value(fit.theta + errors * u),
+        0.3 * np.ones(3),
+        method="Nelder-Mead",
+        options={"maxiter": 400, "fatol": 1e-11, "xatol": 1e-7},
+    )
+    assert value(fit.theta) == pytest.approx(fit.j_test().stat, rel=1e-10)
+    assert found.fun == pytest.approx(fit.j_test().stat, rel=1e-9)
+    assert np.max(np.abs(found.x)) < 1e-4
+
+
+@pytest.mark.parametrize("frequency", [None, "f"])
+@pytest.mark.parametrize("steps", ["iterated", "cue"])
+def test_centring_leaves_the_estimate_and_moves_j(demand, steps, frequency):
+    """``S_c = S - gg'``, so that ``J_c = J/(1 - J/N)``, a growing function of J."""
+    data = table(demand, frequency=frequency)
+    plain, centred = (
+        gm.GMMEstimator(demand_model(), data, steps=steps, centred=flag).fit() for flag in (False, True)
+    )
+    assert (plain.verified, centred.verified) == (True, True)
+    np.testing.assert_allclose(centred.theta, plain.theta, rtol=1e-10)
+    j = plain.j_test().stat
+    assert centred.j_test().stat == pytest.approx(j / (1.0 - j / plain.n_obs), rel=1e-10)
+
+
+def test_cue_with_clusters_of_one_is_robust(demand):
+    data = table(demand, cluster="own")
+    robust, cluster = (
+        gm.GMMEstimator(demand_model(), data, steps="cue", weighting=name).fit()
+        for name in ("robust", "cluster")
+    )
+    np.testing.assert_allclose(cluster.theta, robust.theta, rtol=ROUNDING)
+    np.testing.assert_allclose(cluster.cov_params(), robust.cov_params(), rtol=1e-10, atol=1e-14)
+    assert cluster.j_test().stat == pytest.approx(robust.j_test().stat, rel=ROUNDING)
+
+
+@pytest.mark.parametrize("options", [{}, {"centred": True}, {"small_sample": True}])
+def test_cue_with_frequencies_is_cue_of_repeated_rows(demand, options):
+    rng = np.random.default_rng(8)
+    counts = rng.integers(1, 4, len(demand))
+    weighted = gm.Table.from_frame(demand.assign(f=counts), COLUMNS, frequency="f")
+    fits = [
+        gm.GMMEstimator(demand_model(), data, steps="cue", **options).fit()
+        for data in (weighted, gm.Table.from_frame(demand.loc[demand.index.repeat(counts)], COLUMNS))
+    ]
+    np.testing.assert_allclose(fits[0].theta, fits[1].theta, rtol=1e-10)
+    np.testing.assert_allclose(fits[0].standard_errors, fits[1].standard_errors, rtol=1e-9)
+    assert fits[0].j_test().stat == pytest.approx(fits[1].j_test().stat, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "bandwidth 'newey-west' is chosen anew at every theta, and jumps"),
+        ({"bandwidth": "andrews"}, "bandwidth 'andrews' is chosen anew"),
+        ({"bandwidth": 3, "kernel": "qs"}, "kernel 'qs' gives every lag a weight"),
+    ],
+)
+def test_an_s_without_a_derivative_is_refused(demand, options, words):
+    with pytest.raises(ConfigError, match=words):
+        gm.GMMEstimator(demand_model(), demand, steps="cue", weighting="kernel", **options).fit()
+
+
+def test_derivatives_by_hand_do_not_reach_s(demand):
+    with pytest.raises(
+        DerivativeError, match=r"E607 grad 'analytic' .* not that of S, which moves"
+    ) as refused:
+        gm.GMMEstimator(demand_model(), demand, steps="cue", grad="analytic").fit()
+    assert "next:  grad: auto, forward or jax" in str(refused.value)
 
 
 # --- several minima ---------------------------------------------------------------------------------------
