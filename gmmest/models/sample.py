@@ -110,8 +110,9 @@ class MomentModel(Protocol):
     contributions), hand-written derivatives of it, ``moment_sum_and_jacobian(theta, block)`` and
     ``moment_sum_and_vjp(theta, block)``, ``unadjusted_covariance(theta, n_obs, total) -> (M, M)``
     with ``total`` the fold of a function over the blocks,
-    ``instrument_product_sum(block) -> (M, M)`` for the first-step weight, ``loglike(theta,
-    block) -> float``, and ``check_existence(theta, sample)``, which raises where no finite
+    ``instrument_product_sum(block) -> (M, M)`` for the first-step weight and its parts by observation,
+    ``instrument_products(block, left, right) -> (n_b, P)``, ``is_likelihood_score(block) -> bool``,
+    ``loglike(theta, block) -> float``, and ``check_existence(theta, sample)``, which raises where no finite
     estimate exists; with ``transform=`` T, of free parameters.  Where ``sample`` takes ``restriction=``, what
     it checks of identification is asked of the free parameters alone.  A method that takes parameters has
     them first, as ``theta``: so they can be put in for free ones.

@@ -17,7 +17,7 @@ from gmmest.config.build import build, fit
 from gmmest.derivatives.backends import BACKENDS
 from gmmest.errors import ConfigError, DataError
 from gmmest.execution.threads import EXECUTORS
-from gmmest.gmm.inference import SE_NAMES
+from gmmest.gmm.corrected import COVARIANCES
 from gmmest.gmm.kernels import KERNELS
 from gmmest.gmm.optimize import OPTIMIZERS
 from gmmest.gmm.steps import STEPS
@@ -158,7 +158,7 @@ def test_names_of_options_are_those_of_the_estimator() -> None:
         ("steps", STEPS),
         ("weighting", ESTIMATORS),
         ("kernel", KERNELS),
-        ("se", SE_NAMES),
+        ("se", COVARIANCES),
         ("grad", tuple(BACKENDS)),
         ("optimizer", OPTIMIZERS),
         ("executor", EXECUTORS),

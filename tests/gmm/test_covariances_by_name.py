@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import gmmest as gm
 from gmmest.errors import ConfigError, EstimationError
@@ -579,3 +580,58 @@ def test_results_without_their_data_cannot_switch():
     fit = gm.GMMEstimator(MODELS["linear"], table(frame_of(120))).fit()
     with pytest.raises(EstimationError, match="E430"):
         replace(fit, context=None).with_cov("efficient")
+
+
+def test_a_bootstrap_repeats_what_a_replication_has():
+    fit = gm.GMMEstimator(MODELS["linear"], table(frame_of(120), cluster="g")).fit()
+    with pytest.raises(ConfigError, match="a bootstrap of a fit with se 'windmeijer': replications have"):
+        fit.with_cov("windmeijer").bootstrap(10)
+    with pytest.raises(ConfigError, match="a replication makes both from one"):
+        fit.with_cov(weighting="cluster").bootstrap(10, kind="cluster")
+
+
+# --- few clusters -----------------------------------------------------------------------------------------
+
+
+def test_with_clusters_statistics_are_t_and_f_with_clusters_less_one():
+    frame = frame_of(120)
+    frame["g"] = frame["own"] % 8
+    data = table(frame, cluster=["g", "h"])
+    fit = gm.GMMEstimator(MODELS["linear"], data, steps="onestep", weighting="cluster", cluster="g").fit()
+    assert fit.degrees == 7
+    np.testing.assert_allclose(fit.pvalues, 2.0 * stats.t.sf(np.abs(fit.tvalues), 7), rtol=1e-10)
+    reach = stats.t.ppf(0.975, 7) * fit.bse
+    np.testing.assert_allclose(fit.conf_int()["upper"], fit.params + reach, rtol=1e-9)
+    joint = fit.wald_test("x = 0, const = 0")
+    assert joint.pvalue == pytest.approx(stats.f.sf(joint.stat / 2, 2, 7), rel=1e-10)
+    assert fit.wald_test("x = 0").pvalue == pytest.approx(fit.pvalues["x"], rel=1e-9)
+    ratio = fit.nlcom(lambda b: b["x"], by_name=True)
+    np.testing.assert_allclose(ratio.conf_int().to_numpy()[0], fit.conf_int().loc["x"], rtol=1e-12)
+    assert ratio.pvalues.iloc[0] == pytest.approx(fit.pvalues["x"], rel=1e-12)
+    ring = fit.confidence_ellipse("x", "const", alpha=0.1)
+    for point in ring.points(5):
+        there = fit.wald_test(f"x = {float(point[0])!r}, const = {float(point[1])!r}")
+        assert there.pvalue == pytest.approx(0.1, rel=1e-8)
+    text = str(fit.summary())
+    assert "t(7), clusters less one (Stata gmm: normal)" in text
+    assert "P>|t|" in text
+    assert "W340 8 clusters of g" in text
+    both = fit.with_cov(weighting="twoway", cluster=["h", "g"])
+    assert both.degrees == 7  # of the way with fewer
+    plain = fit.with_cov(weighting="robust")
+    assert plain.degrees is None
+    assert "P>|z|" in str(plain.summary())
+    assert "W340" not in str(plain.summary())
+    np.testing.assert_allclose(plain.pvalues, 2.0 * stats.norm.sf(np.abs(plain.tvalues)), rtol=1e-10)
+
+
+def test_a_mean_over_equal_clusters_is_the_t_test_of_their_means():
+    """Student's test, which is exact for normal means: interval and p-value, with the factor of small samples."""
+    y = np.random.default_rng(6).normal(0.4, 1.0, size=(8, 5))
+    data = gm.Table.from_arrays({"y": y.ravel()}, cluster=np.repeat(np.arange(8), 5))
+    model = gm.MomentFunction(lambda theta, rows: (rows["y"] - theta[0])[:, None], names=["mean"])
+    fit = gm.GMMEstimator(model, data, steps="onestep", weighting="cluster", small_sample=True).fit()
+    student = stats.ttest_1samp(y.mean(axis=1), 0.0)
+    assert fit.tvalues.iloc[0] == pytest.approx(student.statistic, rel=1e-12)
+    assert fit.pvalues.iloc[0] == pytest.approx(student.pvalue, rel=1e-10)
+    np.testing.assert_allclose(fit.conf_int().to_numpy()[0], student.confidence_interval(), rtol=1e-10)
