@@ -257,11 +257,7 @@ def _at(s: MomentCovariance) -> Array:
 
 
 def _first_weight(moments: Moments, initial: str) -> Weight:
-    return (
-        first_weight(moments)
-        if initial == "instruments"
-        else identity_weight(len(moments.sample.moment_names))
-    )
+    return first_weight(moments) if initial == "instruments" else identity_weight(moments.sample)
 
 
 def _require_sums(made: MomentCovariance, options: CovarianceOptions, moments: Moments) -> None:
