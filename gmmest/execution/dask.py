@@ -39,6 +39,8 @@ TRIES = 4
 """Workers that one block may outlive before it is taken to be what kills them."""
 PATIENCE = 60.0
 """Seconds to wait for a worker: a process starts in a few, a node of a cluster in tens."""
+LARGE = 2**20
+"""Bytes from which an array that a function reads is written to a file; parameters stay in the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,7 @@ class DaskSession:
         FileError
             E501, E518: blocks that cannot be written, or read by a worker.
         """
-        packed = _packed(function)
+        packed = self._packed(function)
         messages = [self._spill.message(item) for item in items]
         results: list[Any] = [None] * len(items)
         waiting = list(range(len(items)))
@@ -245,7 +247,7 @@ class DaskSession:
             return
 
     def _pass(
-        self, packed: bytes, messages: Sequence[Message], waiting: Sequence[int], results: list[Any]
+        self, packed: Message, messages: Sequence[Message], waiting: Sequence[int], results: list[Any]
     ) -> list[int]:
         """One task a worker; puts results into their places and returns the blocks that are still to do."""
         workers = self._workers()
@@ -272,6 +274,25 @@ class DaskSession:
             for i, result in zip(share, outcome.results, strict=True):
                 results[i] = result
         return undone
+
+    def _packed(self, function: Callable[[Any], Any]) -> Message:
+        """The function as a message; arrays that it reads from outside are written once, like blocks."""
+        log = logging.getLogger("distributed.protocol.pickle")
+        quiet, log.disabled = log.disabled, True  # the reason is in the error
+        try:
+            return self._spill.message(function, LARGE)
+        except FileError:
+            raise
+        except Exception as error:  # pickling calls what it meets
+            raise ExecutionError(
+                Complaint(
+                    "E703",
+                    f"the moments cannot be sent to workers: {type(error).__name__}: {printable(error)}",
+                    next="let the moment function read its arguments and plain values only, or executor: threads",
+                )
+            ) from error
+        finally:
+            log.disabled = quiet
 
     def _workers(self) -> list[str]:
         """Addresses of the workers that are up, at least one."""
@@ -355,25 +376,6 @@ def _losses() -> tuple[type[BaseException], ...]:
     return TimeoutError, CancelledError, KilledWorker
 
 
-def _packed(function: Callable[[Any], Any]) -> bytes:
-    from distributed.protocol.pickle import dumps
-
-    log = logging.getLogger("distributed.protocol.pickle")
-    quiet, log.disabled = log.disabled, True  # the reason is in the error
-    try:
-        return dumps(function)  # type: ignore[no-any-return]
-    except Exception as error:  # pickling calls what it meets
-        raise ExecutionError(
-            Complaint(
-                "E703",
-                f"the moments cannot be sent to workers: {type(error).__name__}: {printable(error)}",
-                next="let the moment function read nothing but its arguments and plain values, or executor: threads",
-            )
-        ) from error
-    finally:
-        log.disabled = quiet
-
-
 def _unpacked(data: bytes) -> Outcome:
     from distributed.protocol.pickle import loads
 
@@ -398,7 +400,7 @@ class Versions:
 class Task:
     """A pickled function, the blocks of one worker, and the versions of the driver."""
 
-    function: bytes
+    function: Message
     blocks: tuple[Message, ...]
     versions: Versions
 
@@ -441,8 +443,6 @@ def _work(task: Task) -> bytes:
 
 
 def _function(task: Task) -> Callable[[Any], Any]:
-    from distributed.protocol.pickle import loads
-
     here = _versions()
     if here != task.versions:
         raise ExecutionError(
@@ -453,7 +453,9 @@ def _function(task: Task) -> Callable[[Any], Any]:
             )
         )
     try:
-        function: Callable[[Any], Any] = loads(task.function)
+        function: Callable[[Any], Any] = loaded(task.function)
+    except FileError:
+        raise
     except Exception as error:
         raise ExecutionError(
             Complaint(

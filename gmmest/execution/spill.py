@@ -70,8 +70,8 @@ class Spill:
         self._written: dict[tuple[int, int], tuple[Bytes, Piece]] = {}
         self._files = 0
 
-    def message(self, item: Any) -> Message:
-        """What to send for an item; its large arrays are on disk when this returns.
+    def message(self, item: Any, small: int = SMALL) -> Message:
+        """What to send for an item; its arrays of more than ``small`` bytes are on disk when this returns.
 
         Raises
         ------
@@ -83,11 +83,11 @@ class Spill:
         buffers: list[Any] = []
         header = dumps(item, buffer_callback=buffers.append)
         flat = [np.frombuffer(buffer.raw(), dtype=np.uint8) for buffer in buffers]
-        self._write([array for array in flat if array.nbytes > SMALL and _place(array) not in self._written])
+        self._write([array for array in flat if array.nbytes > small and _place(array) not in self._written])
         return Message(
             header,
             tuple(
-                self._written[_place(array)][1] if array.nbytes > SMALL else array.tobytes() for array in flat
+                self._written[_place(array)][1] if array.nbytes > small else array.tobytes() for array in flat
             ),
         )
 

@@ -204,15 +204,26 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_no_data_travel_with_the_function(choices: gm.ChoiceData) -> None:
+def test_no_data_travel_with_the_function(tmp_path: Path, choices: gm.ChoiceData) -> None:
     from gmmest.gmm.moments import Moments
 
     sample = Cut(gm.Logit()).sample(choices)
     moments = Moments(gm.Logit(), sample, "forward")
     theta = np.zeros(2)
-    packed = subject._packed(lambda block: moments._prepared.value_and_jacobian(theta, block))
+    message = Spill(tmp_path).message(lambda block: moments._prepared.value_and_jacobian(theta, block))
     assert sum(block.features.nbytes for block in sample.blocks) > 200_000
-    assert len(packed) < 8_000
+    assert len(message.header) < 8_000
+    assert sum(len(array) for array in message.arrays) <= 3 * theta.nbytes
+
+
+def test_arrays_that_a_function_reads_are_written_once(workers: DaskSession) -> None:
+    table = np.arange(2.0**18)
+    with workers.open() as session:
+        for power in (1, 2):
+            found = session.map(lambda item: float(table[item] ** power), [3, 5])  # noqa: B023
+            assert found == [3.0**power, 5.0**power]
+        (path,) = session._folder.iterdir()
+        assert table.nbytes <= path.stat().st_size < table.nbytes + 2 * LINE
 
 
 # --- order, exceptions, refusals --------------------------------------------------------------------------
