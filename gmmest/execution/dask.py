@@ -39,6 +39,17 @@ TRIES = 4
 """Workers that one block may outlive before it is taken to be what kills them."""
 PATIENCE = 60.0
 """Seconds to wait for a worker: a process starts in a few, a node of a cluster in tens."""
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""What a worker process runs first: Ctrl-C reaches all processes of a terminal, and the driver ends the others."""
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": 1,
+    "MKL_NUM_THREADS": 1,
+    "OPENBLAS_NUM_THREADS": 1,
+    "MALLOC_MMAP_THRESHOLD_": 2**25,
+    "MALLOC_TRIM_THRESHOLD_": 2**28,
+}
+"""Of worker processes: BLAS with one thread, and memory that is kept from one temporary array to the next.
+Dask's own default gives each back to the system; fetching them anew took longer than computing a block."""
 LARGE = 2**20
 """Bytes from which an array that a function reads is written to a file; parameters stay in the message."""
 
@@ -136,7 +147,12 @@ def _local_client(workers: int) -> Iterator[Any]:
 
     with ExitStack() as closing:
         try:
-            with dask.config.set({"distributed.scheduler.work-stealing": False}):
+            with dask.config.set(
+                {
+                    "distributed.scheduler.work-stealing": False,
+                    "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
+                }
+            ):
                 cluster = LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
@@ -145,6 +161,7 @@ def _local_client(workers: int) -> Iterator[Any]:
                     dashboard_address="127.0.0.1:0",
                     # what workers hold is mapped files, which would count against a limit and pause them
                     memory_limit=0,
+                    preload=[DEAF],
                     silence_logs=logging.ERROR,
                 )
         except RuntimeError as error:
@@ -332,15 +349,15 @@ class DaskSession:
             return found
 
         pending = asyncio.run_coroutine_threadsafe(gather(), self._client.loop.asyncio_loop)
-        try:
-            while True:
-                try:
-                    return pending.result(POLL)
-                except TimeoutError:
-                    if not set(workers) <= self._here():
-                        raise
-        finally:
-            pending.cancel()
+        while True:
+            try:
+                return pending.result(POLL)
+            except TimeoutError:
+                if not set(workers) <= self._here():
+                    raise
+            except KeyboardInterrupt:
+                self._client.cancel(list(futures))
+                raise
 
     def _outcome(self, future: Any, address: str) -> Outcome | None:
         """The same for one task."""

@@ -248,6 +248,14 @@ def test_blas_has_one_thread_on_a_worker(workers: DaskSession) -> None:
     assert workers.map(threads, [0, 1]) == [{1}, {1}]
 
 
+def test_worker_processes_keep_memory_and_ignore_the_keyboard(workers: DaskSession) -> None:
+    def seen(item: int) -> list[object]:
+        kept = [os.environ[name] for name in ("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS")]
+        return [*kept, signal.getsignal(signal.SIGINT) == signal.SIG_IGN]
+
+    assert workers.map(seen, [0, 1]) == [[str(2**28), "1", True]] * 2
+
+
 def test_the_first_exception_in_block_order_is_raised(workers: DaskSession) -> None:
     def fail(item: int) -> int:
         if item in (1, 3):
