@@ -2,8 +2,8 @@
 
 A block is taken apart as pickling takes it apart (protocol 5, PEP 574): what is small travels in the message,
 and each large buffer is written to a file when it is first seen.  Whoever loads the message maps the file, so
-that nothing is read twice.  Thus any record of arrays can be sent; arrays that are one stay one; and a block
-that knows a place of its own on disk (by ``__reduce__``) is not written again.  Files hold numbers only.
+that nothing is read twice.  Thus any record of arrays can be sent; arrays that are one stay one; and what is
+mapped from a file for reading (``np.memmap``) is sent as its place there.  Files hold numbers only.
 """
 
 from __future__ import annotations
@@ -83,7 +83,12 @@ class Spill:
         buffers: list[Any] = []
         header = dumps(item, buffer_callback=buffers.append)
         flat = [np.frombuffer(buffer.raw(), dtype=np.uint8) for buffer in buffers]
-        self._write([array for array in flat if array.nbytes > small and _place(array) not in self._written])
+        large = [array for array in flat if array.nbytes > small and _place(array) not in self._written]
+        for array in large:
+            piece = _already(array)
+            if piece is not None:
+                self._written[_place(array)] = (array, piece)
+        self._write([array for array in large if _place(array) not in self._written])
         return Message(
             header,
             tuple(
@@ -113,6 +118,18 @@ class Spill:
 
 def _place(array: Bytes) -> tuple[int, int]:
     return array.ctypes.data, array.nbytes
+
+
+def _already(array: Bytes) -> Piece | None:
+    """Where a file holds these bytes, if they are mapped from one for reading."""
+    view: Any = array.base
+    owner = view.obj if isinstance(view, memoryview) else view
+    while isinstance(owner, np.ndarray) and isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    if not isinstance(owner, np.memmap) or owner.mode != "r" or owner.filename is None:
+        return None
+    start = owner.offset + array.ctypes.data - owner.ctypes.data
+    return Piece(str(owner.filename), start, array.nbytes)
 
 
 def loaded(message: Message) -> Any:

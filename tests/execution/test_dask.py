@@ -178,6 +178,26 @@ def test_arrays_are_written_once_and_small_ones_not_at_all(tmp_path: Path) -> No
     assert np.array_equal(loaded(messages[2])["small"], small)
 
 
+def test_what_is_mapped_from_a_file_is_not_written_again(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(1).normal(size=(3000, 4))
+    (tmp_path / "store").mkdir()
+    numbers.tofile(tmp_path / "store" / "X")
+    (tmp_path / "spilled").mkdir()
+    mapped = np.memmap(tmp_path / "store" / "X", np.float64, "r", offset=320, shape=(2990, 4))
+    spill = Spill(tmp_path / "spilled")
+    for block in (np.asarray(mapped), np.asarray(mapped)[100:900], np.asarray(mapped[50:])[100:900]):
+        message = spill.message({"X": block})
+        assert np.array_equal(loaded(message)["X"], block)
+        (piece,) = message.arrays
+        assert isinstance(piece, Piece)
+        assert Path(piece.path).name == "X"
+    assert list((tmp_path / "spilled").iterdir()) == []
+    writable = np.asarray(np.memmap(tmp_path / "store" / "X", np.float64, "r+", shape=(3000, 4)))
+    assert np.array_equal(loaded(spill.message(writable)), numbers)
+    assert len(list((tmp_path / "spilled").iterdir())) == 1, "what may change is written as it is"
+    forget()
+
+
 @pytest.mark.parametrize(
     ("damage", "why"), [("shorten", "it is shorter than what was written"), ("remove", "No such file")]
 )
