@@ -1,6 +1,6 @@
 """The ``gmmest`` command: options, exit codes, and all printing.
 
-Exit codes: 0 verified, 2 bad input, 3 not verified, 4 environment, 130 interrupted.
+Exit codes: 0 verified, 2 bad input, 3 not verified, 4 environment, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -26,10 +26,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> int:
     from gmmest.errors import ExecutionError, FileError, GmmestError
+    from gmmest_cli.runs import Interrupted
 
     try:
         code = cli.main(args=arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except Interrupted as stop:
+        click.echo(str(stop), err=True)
+        return stop.code
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         return INTERRUPTED
@@ -86,7 +90,7 @@ _set = click.option(
 
 
 @cli.command()
-@_config
+@click.argument("config", type=click.Path(dir_okay=False), required=False)
 @click.option("--grad", type=click.Choice(GRADS), help="Derivative backend; overrides the configuration.")
 @click.option(
     "--executor", type=click.Choice(EXECUTORS), help="Who computes the blocks; overrides the configuration."
@@ -98,11 +102,12 @@ _set = click.option(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option(
-    "--out", type=click.Path(file_okay=False), help="Folder for result.json, summary.txt and config.json."
+    "--out", type=click.Path(file_okay=False), help="Folder for settings, journal of evaluations and results."
 )
 @click.option("--force", is_flag=True, help="Let --out replace files of an earlier run.")
+@click.option("--resume", type=click.Path(file_okay=False), help="Go on with the run in this folder.")
 def fit(
-    config: str,
+    config: str | None,
     grad: str | None,
     executor: str | None,
     workers: int | None,
@@ -111,26 +116,64 @@ def fit(
     as_json: bool,
     out: str | None,
     force: bool,
+    resume: str | None,
 ) -> int:
-    """Fit the model that CONFIG describes.
+    """Fit the model that CONFIG describes, or go on with a run that was interrupted.
 
     Exit code 0 means that the estimate is verified, 3 that it is not.
     """
-    from gmmest_cli import show
+    from contextlib import nullcontext
+    from pathlib import Path
 
-    limit = () if memory is None else (f"data.memory={memory}",)
-    settings = _loaded(config, (*overrides, *limit), grad, executor, workers)
-    from gmmest.config.build import fit as fit_config
+    from gmmest_cli import runs, show
 
-    with show.progress() as watch:
-        result = fit_config(settings, watch.passed, watch.converted)
-    if out is not None:
-        show.write(result, settings, out, force)
+    if resume is not None and (out is not None or force):
+        raise click.UsageError("--resume goes on in the folder of the run; --out and --force begin another")
+    if resume is None and config is None:
+        raise click.MissingParameter(param_type="argument", param_hint="'CONFIG'")
+    overrides = (*overrides, *(() if memory is None else (f"data.memory={memory}",)))
+    folder: Any = nullcontext()
+    if resume is not None:
+        given = _overrides(overrides, grad, executor, workers)
+        settings = _announced(runs.settings_of(Path(resume), given, config))
+        folder = runs.resumed(Path(resume))
+    else:
+        settings = _loaded(str(config), overrides, grad, executor, workers)
+        if out is not None:
+            folder = runs.begun(Path(out), settings, force)
+    with folder as run:
+        result = _fitted(settings, run)
+        if run is not None:
+            run.finish(show.texts(result))
+    if resume is not None:
+        made = result.work.evaluations - result.work.resumed
+        click.echo(
+            f"resumed: {result.work.resumed:,} evaluations from the journal, {made:,} made now", err=True
+        )
     if as_json:
         click.echo(result.to_json())
     else:
         show.result(result)
     return 0 if result.verified else NOT_VERIFIED
+
+
+def _fitted(settings: Any, run: Any) -> Any:
+    """Result of a configuration; interruptions say where it stood."""
+    from gmmest_cli import runs, show
+
+    passes = 0
+
+    with show.progress() as line:
+
+        def watch(number: int) -> None:
+            nonlocal passes
+            passes = number
+            line.passed(number)
+
+        with runs.stoppable(run, lambda: passes):
+            from gmmest.config.build import fit as fit_config
+
+            return fit_config(settings, watch, line.converted, None if run is None else run.journal)
 
 
 @cli.command()
@@ -285,9 +328,18 @@ def _loaded(
 ) -> Any:
     from gmmest.config import load
 
-    given = {"grad": grad, "executor": executor, "workers": workers}
-    extra = tuple(f"estimation.{key}={value}" for key, value in given.items() if value is not None)
-    settings = load(path, (*overrides, *extra))
+    return _announced(load(path, _overrides(overrides, grad, executor, workers)))
+
+
+def _announced(settings: Any) -> Any:
     if settings.executes is not None:
         click.echo(f"executes {settings.executes}, named by model.function", err=True)
     return settings
+
+
+def _overrides(
+    overrides: tuple[str, ...], grad: str | None, executor: str | None, workers: int | None
+) -> tuple[str, ...]:
+    """Those of ``--set``, then those that have an option of their own."""
+    given = {"grad": grad, "executor": executor, "workers": workers}
+    return (*overrides, *(f"estimation.{key}={value}" for key, value in given.items() if value is not None))

@@ -18,7 +18,6 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from gmmest.bench.figures import Figure, Report
-    from gmmest.config import Config
     from gmmest.gmm.compare import Comparison
     from gmmest.gmm.draws import Bootstrap
     from gmmest.gmm.results import GMMResults
@@ -32,7 +31,7 @@ __all__ = [
     "progress",
     "replications",
     "result",
-    "write",
+    "texts",
     "write_bootstrap",
 ]
 
@@ -225,16 +224,9 @@ def write_file(text: str, path: str) -> None:
     write_run(target.parent, {target.name: text}, force=True)
 
 
-def write(fitted: GMMResults, settings: Config, folder: str, force: bool) -> None:
-    """The run folder: result.json, summary.txt, config.json."""
-    from gmmest.report.export import write_run
-
-    files = {
-        "result.json": fitted.to_json() + "\n",
-        "summary.txt": _as_text(fitted),
-        "config.json": json.dumps(settings.as_dict(), indent=2, allow_nan=False) + "\n",
-    }
-    write_run(Path(folder), files, force)
+def texts(fitted: GMMResults) -> dict[str, str]:
+    """The files of a result, by name."""
+    return {"result.json": fitted.to_json() + "\n", "summary.txt": _as_text(fitted)}
 
 
 def draws_file(folder: str) -> Path:

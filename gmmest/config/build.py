@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from gmmest.config.model_kinds import (
@@ -39,11 +40,16 @@ Model = Logit | LinearIV | ExponentialIV | MomentFunction
 
 
 def fit(
-    config: Config, watch: Callable[[int], None] | None = None, progress: Progress | None = None
+    config: Config,
+    watch: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+    journal: Path | None = None,
 ) -> GMMResults:
     """Fit what a configuration describes; the manifest has its hash, and that of the code that it names."""
     code = _code(config)
-    result = _estimator(config, code, progress).fit(start=config.estimation.start or None, watch=watch)
+    result = _estimator(config, code, progress).fit(
+        start=config.estimation.start or None, watch=watch, journal=journal
+    )
     manifest = {**result.manifest, "config_sha256": config.sha256}
     if code is not None:
         manifest["code"] = {"file": code.file, "function": code.name, "sha256": code.sha256}

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from gmmest.data.observations import Observations
 from gmmest.derivatives.backends import Analytic, Backend, Jax, as_backend
 from gmmest.errors import Complaint, ConfigError, DerivativeError, IdentificationError
+from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor
 from gmmest.gmm.moments import Moments, NotFiniteError, moment_sum
 from gmmest.gmm.weighting import (
@@ -102,6 +103,7 @@ def second_moments(
     executor: Executor,
     watch: Callable[[int], None] | None = None,
     bounds: tuple[Array, Array] | None = None,
+    passes: Passes | None = None,
 ) -> Moments:
     """Moments and S as one record with derivatives by one engine.
 
@@ -134,7 +136,7 @@ def second_moments(
     entries = tuple(f"S of {a} and {b}" for a in sample.moment_names for b in sample.moment_names)
     named = _with_names(sample, (*sample.moment_names, *entries))
     engine = Jax(mode="forward") if chosen == Jax() else chosen
-    return Moments(model, named, engine, executor, watch, bounds)
+    return Moments(model, named, engine, executor, watch, bounds, passes=passes)
 
 
 def _require_smooth(options: CovarianceOptions) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
+from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -17,6 +22,8 @@ from numpy.typing import NDArray
 from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend, as_backend
 from gmmest.errors import Complaint, ConfigError, printable, some
+from gmmest.execution.journal import Journal, surroundings
+from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import as_executor, opened
 from gmmest.gmm.corrected import COVARIANCES, CovarianceName
@@ -178,7 +185,12 @@ class GMMEstimator:
         if complaints:
             raise ConfigError(complaints)
 
-    def fit(self, start: Start = None, watch: Callable[[int], None] | None = None) -> GMMResults:
+    def fit(
+        self,
+        start: Start = None,
+        watch: Callable[[int], None] | None = None,
+        journal: str | Path | None = None,
+    ) -> GMMResults:
         """Estimate.
 
         Parameters
@@ -186,7 +198,10 @@ class GMMEstimator:
         start : mapping or sequence of float, optional
             Where to start, by name (the rest from the model's own start) or all in order.
         watch : callable, optional
-            Called with the number of passes over the data after each one; for progress lines.
+            Called with the number of passes over the data at each one; for progress lines.
+        journal : str or Path, optional
+            A file that keeps the answer of every pass.  Where it exists, the fit goes on from it and ends with
+            the bits that it would have had; it must be of the same model, data, options and versions.
 
         Returns
         -------
@@ -198,24 +213,29 @@ class GMMEstimator:
             The data cannot be used, or cannot identify the parameters.
         EstimationError
             The moments are not finite at the start.
+        FileError
+            E501, E505, E506, E507, E509: the journal, see :class:`.journal.Journal`.
         """
         begin = time.perf_counter()
         with single_blas_thread(), opened(self.executor) as executor:
             whole, parameters = sampled(self.model, self.data, self.fixed, self.tied, self.bounds)
             model, sample = restricted(self.model, whole, parameters)
             limits = (parameters.lower, parameters.upper) if parameters.bounded else None
-            moments = Moments(model, sample, self.grad, executor, watch, limits)
-            moving: list[Moments] = []
-
-            def with_s() -> Moments:
-                passed = None if watch is None else lambda n: watch(n + moments.evaluations)
-                moving.append(
-                    second_moments(moments, self.covariance_options, self.grad, executor, passed, limits)
-                )
-                return moving[0]
-
             first = parameters.start(starting_point(start, whole), given=start is not None)
-            fitted = fit_steps(self._plan(parameters, whole), moments, first, with_s)
+            moving: list[Moments] = []
+            with _kept(journal, lambda: self._must_agree(whole, first)) as passes:
+                moments = Moments(model, sample, self.grad, executor, watch, limits, passes=passes)
+
+                def with_s() -> Moments:
+                    passed = None if watch is None else lambda n: watch(n + moments.evaluations)
+                    moving.append(
+                        second_moments(
+                            moments, self.covariance_options, self.grad, executor, passed, limits, passes=passes
+                        )
+                    )
+                    return moving[0]
+
+                fitted = fit_steps(self._plan(parameters, whole), moments, first, with_s)
             loglike = _loglike(moments, fitted.estimate.theta)
         parameters = parameters.held(fitted.at_bound, fitted.estimate.theta)
         results = GMMResults(
@@ -231,6 +251,7 @@ class GMMEstimator:
                 fitted.outcome.message,
                 fitted.taken,
                 fitted.starts,
+                0 if passes is None else passes.resumed,
             ),
             n_obs=whole.n_obs,
             n_rows=whole.n_rows,
@@ -268,6 +289,25 @@ class GMMEstimator:
             parameters.upper,
         )
 
+    def _must_agree(self, sample: Sample, start: Array) -> dict[str, str]:
+        """What the bits of a fit depend on; the executor is not among them."""
+        left_out = ("model", "data", "executor")
+        options = {f.name: _text(getattr(self, f.name)) for f in fields(self) if f.name not in left_out}
+        model: Any = self.model
+        terms = fields(model) if is_dataclass(model) else ()
+        return {
+            "kind": "fit",
+            **options,
+            "model": type(model).__name__,
+            **{f"model.{f.name}": _text(getattr(model, f.name)) for f in terms},
+            "parameters": some(sample.names, len(sample.names)),
+            "moments": some(sample.moment_names, len(sample.moment_names)),
+            "observations": f"{sample.n_obs} in {sample.n_rows} rows and {len(sample.blocks)} blocks",
+            "data": sample.fingerprint,
+            "start": _text(start),
+            **surroundings(),
+        }
+
     @property
     def covariance_options(self) -> CovarianceOptions:
         """The estimator of S with its options, as one record."""
@@ -301,6 +341,35 @@ class GMMEstimator:
             grad,
             self.optimizer,
         )
+
+
+@contextmanager
+def _kept(journal: str | Path | None, must_agree: Callable[[], dict[str, str]]) -> Iterator[Passes | None]:
+    if journal is None:
+        yield None
+        return
+    with Journal(journal, must_agree()) as opened:
+        yield Passes(opened)
+
+
+def _text(value: object) -> str:
+    """An option as text, the same in another process."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, FunctionType):
+        return f"{value.__qualname__} {_digest(value.__code__)}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value.tolist() if isinstance(value, np.ndarray) else value))
+
+
+def _digest(code: CodeType) -> str:
+    """Hash of what a function does, not of what those that it calls do."""
+    parts = [_digest(each) if isinstance(each, CodeType) else _constant(each) for each in code.co_consts]
+    text = repr((code.co_code.hex(), code.co_names, code.co_varnames, parts))
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
+
+
+def _constant(value: object) -> str:
+    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
 
 
 def _expanded(fitted: Fitted, parameters: Parameters) -> Estimate:

@@ -15,6 +15,7 @@ from gmmest.data.observations import UNWEIGHTED
 from gmmest.derivatives.analytic import with_derivative
 from gmmest.derivatives.backends import Backend, FiniteDifference, Prepared, as_backend
 from gmmest.errors import Complaint, EstimationError, printable, some
+from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor, Serial, fold
 from gmmest.models.sample import MomentModel, Sample
 
@@ -62,6 +63,8 @@ class Moments:
         Of theta, each (P,); finite differences take no step beyond them.
     centre : array (M,), optional
         What is taken off every contribution: the moments of another sample, where a bootstrap recentres.
+    passes : Passes, optional
+        Where answers are kept, and read again.
 
     Attributes
     ----------
@@ -87,6 +90,7 @@ class Moments:
         watch: Callable[[int], None] | None = None,
         bounds: tuple[Array, Array] | None = None,
         centre: Array | None = None,
+        passes: Passes | None = None,
     ) -> None:
         chosen = as_backend(backend)
         self.model = model
@@ -96,6 +100,7 @@ class Moments:
         self.centre = centre
         self._watch = watch
         self._bounds = bounds
+        self._passes = passes
         self._function = moment_sum(model)
         self._backend = chosen
         self._typical = np.ones(len(sample.names)) if sample.typical is None else sample.typical
@@ -106,7 +111,14 @@ class Moments:
     def __reduce__(self) -> tuple[Any, ...]:
         """What workers elsewhere need of functions that refer to these moments: all but the data."""
         lean = replace(self.sample, blocks=(), observations=UNWEIGHTED, notes=(), whole=_no_data)
-        parts = {**self.__dict__, "sample": lean, "executor": Serial(), "_watch": None, "_kept": None}
+        parts = {
+            **self.__dict__,
+            "sample": lean,
+            "executor": Serial(),
+            "_watch": None,
+            "_kept": None,
+            "_passes": None,
+        }
         del parts["_prepared"]  # compiled programs and workspaces are made where they are used
         return _arrived, (self._token, parts)
 
@@ -124,7 +136,7 @@ class Moments:
         """Mean moments ``g(theta)``, (M,)."""
         if self._kept is not None and self._kept[0] == theta.tobytes():
             return self._kept[1]
-        sums = self._folded(lambda block: np.asarray(self._function(theta, block)))
+        sums = self._total("moments", (theta,), lambda block: np.asarray(self._function(theta, block)))
         return self._finite(self._centred(sums / self.sample.n_obs), theta)
 
     def value_and_jacobian(self, theta: Array) -> tuple[Array, Array]:
@@ -137,47 +149,63 @@ class Moments:
                 block, count = item
                 return MomentSums(count, *self._prepared.value_and_jacobian(theta, block))
 
-            self._passed()
-            total = fold(self.executor.map(sums, blocks))
-            value = self._finite(self._centred(total.moments / total.count), theta)
-            jacobian = total.jacobian / total.count
+            def folded() -> tuple[Array, Array | None]:
+                total = fold(self.executor.map(sums, blocks))
+                return total.moments, total.jacobian
+
+            moments, slopes = self._pass("moments and Jacobian", (theta,), folded)
+            value = self._finite(self._centred(moments / self.sample.n_obs), theta)
+            jacobian = slopes / self.sample.n_obs
             self._finite(np.abs(jacobian).max(axis=1), theta, "derivatives of ")
             self._kept = (key, value, jacobian)
         return self._kept[1], self._kept[2]
 
     def value_and_vjp(self, theta: Array) -> tuple[Array, Callable[[Array], Array]]:
         """Mean moments, and ``v -> v'G`` at theta: two folds, the second with a v that needs all of g."""
-        self._passed()
-        if getattr(self.executor, "elsewhere", False):
-            return self._value_and_later_vjp(theta)
-        parts = self.executor.map(
-            lambda block: self._prepared.value_and_vjp(theta, block), self.sample.blocks
-        )
-        n = self.sample.n_obs
-        value = self._finite(self._centred(fold([part[0] for part in parts]) / n), theta)
-        return value, lambda v: fold(self.executor.map(lambda part: part[1](v), parts)) / n
-
-    def _value_and_later_vjp(self, theta: Array) -> tuple[Array, Callable[[Array], Array]]:
-        """The same where what is kept between the folds would have to travel: it is computed twice."""
         blocks, n = self.sample.blocks, self.sample.n_obs
-        values = self.executor.map(lambda block: self._prepared.value_and_vjp(theta, block)[0], blocks)
+        elsewhere = getattr(self.executor, "elsewhere", False)
+        parts: list[Any] = []
 
-        def vjp(v: Array) -> Array:
-            pulled = self.executor.map(lambda block: self._prepared.value_and_vjp(theta, block)[1](v), blocks)
-            total: Array = fold(pulled) / n
+        def first_fold() -> Array:
+            if elsewhere:  # what is kept between the folds would have to travel: it is computed twice
+                values = self.executor.map(
+                    lambda block: self._prepared.value_and_vjp(theta, block)[0], blocks
+                )
+            else:
+                parts[:] = self.executor.map(lambda block: self._prepared.value_and_vjp(theta, block), blocks)
+                values = [part[0] for part in parts]
+            total: Array = fold(values)
             return total
 
-        return self._finite(fold(values) / n, theta), vjp
+        def second_fold(v: Array) -> Array:
+            if not elsewhere and not parts:  # the first one was read from a journal
+                first_fold()
+            pulled = (
+                self.executor.map(lambda block: self._prepared.value_and_vjp(theta, block)[1](v), blocks)
+                if elsewhere
+                else self.executor.map(lambda part: part[1](v), parts)
+            )
+            total: Array = fold(pulled)
+            return total
+
+        sums = self._pass("moments and pullback", (theta,), first_fold)
+        value = self._finite(self._centred(sums / n), theta)
+
+        def pull(v: Array) -> Array:
+            total: Array = self._pass("pullback", (theta, v), lambda: second_fold(v), counts=False)
+            return total / n
+
+        return value, pull
 
     def jacobian_with_steps(self, theta: Array, factor: float) -> Array:
         """G by steps of another length, (M, P): for engines that are not exact, a check of their own."""
         prepared = self._with_steps(factor)
-        self._passed()
-        parts = self.executor.map(
-            lambda block: prepared.value_and_jacobian(theta, block)[1], self.sample.blocks
+        total: Array = self._total(
+            "Jacobian by other steps",
+            (theta, np.array(factor)),
+            lambda block: prepared.value_and_jacobian(theta, block)[1],
         )
-        mean: Array = fold(parts) / self.sample.n_obs
-        return mean
+        return total / self.sample.n_obs
 
     def _with_steps(self, factor: float) -> Prepared:
         """The prepared function; engines that take steps see parameters in units of what matters.
@@ -196,19 +224,25 @@ class Moments:
 
     def total(self, function: Callable[[Any], Any]) -> Any:
         """Fold of any other sum over the blocks (covariances, log-likelihoods)."""
-        return self._folded(function)
+        return self._total("a sum", (), function)
 
-    def _folded(self, function: Callable[[Any], Any]) -> Any:
-        self._passed()
-        return fold(self.executor.map(function, self.sample.blocks))
+    def _total(self, what: str, arguments: tuple[Array, ...], function: Callable[[Any], Any]) -> Any:
+        return self._pass(what, arguments, lambda: fold(self.executor.map(function, self.sample.blocks)))
+
+    def _pass(
+        self, what: str, arguments: tuple[Array, ...], compute: Callable[[], Any], counts: bool = True
+    ) -> Any:
+        """The one way by which data are visited: counted, and answered from the journal if that has it."""
+        if counts:
+            self.evaluations += 1
+            if self._watch is not None:
+                self._watch(self.evaluations)
+        if self._passes is None:
+            return compute()
+        return self._passes.answer(f"{what} ({len(self.sample.moment_names)})", arguments, compute, counts)
 
     def _centred(self, mean: Array) -> Array:
         return mean if self.centre is None else mean - self.centre
-
-    def _passed(self) -> None:
-        self.evaluations += 1
-        if self._watch is not None:
-            self._watch(self.evaluations)
 
     def _finite(self, value: Array, theta: Array, what: str = "") -> Array:
         if np.all(np.isfinite(value)):

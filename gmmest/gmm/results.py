@@ -71,7 +71,7 @@ class Settings:
 class Work:
     """What it took: passes over the data, the last step's iterations, seconds, the optimiser's message.
 
-    Then the steps taken, and the starts of each.
+    Then the steps taken, the starts of each, and how many of the passes came from a journal.
     """
 
     evaluations: int
@@ -80,6 +80,7 @@ class Work:
     message: str
     steps: int = 1
     starts: int = 1
+    resumed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,7 +234,8 @@ def test_out_writes_the_run_and_never_overwrites_it(
 ) -> None:
     folder = tmp_path / "runs" / "first"
     assert run(capsys, "fit", LOGIT, "--out", str(folder))[0] == VERIFIED
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "result.json", "summary.txt"]
+    files = ["config.json", "journal", "manifest.json", "result.json", "summary.txt"]
+    assert sorted(p.name for p in folder.iterdir()) == files
     kept = json.loads((folder / "result.json").read_text())
     assert kept["params"] == pytest.approx(GREENE, rel=1e-12)
     assert (folder / "summary.txt").read_text().startswith("verified")
@@ -270,7 +271,7 @@ def test_no_room_for_the_result_leaves_the_old_one_and_exits_with_4(tmp_path: Pa
     assert full.returncode == 4, full.stderr
     assert "E501" in full.stderr
     assert (folder / "result.json").read_text() == before
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 5
 
 
 # --- compare -----------------------------------------------------------------------------------------------
