@@ -230,7 +230,13 @@ class GMMEstimator:
                     passed = None if watch is None else lambda n: watch(n + moments.evaluations)
                     moving.append(
                         second_moments(
-                            moments, self.covariance_options, self.grad, executor, passed, limits, passes=passes
+                            moments,
+                            self.covariance_options,
+                            self.grad,
+                            executor,
+                            passed,
+                            limits,
+                            passes=passes,
                         )
                     )
                     return moving[0]

@@ -289,7 +289,8 @@ def test_code_that_was_changed_is_refused(tmp_path: Path, capsys: pytest.Capture
     code.write_text("def mean(theta, rows):\n    return (rows['y'] - theta[0])[:, None]\n")
     config = tmp_path / "job.yaml"
     config.write_text(
-        "data: {path: rows.csv}\nmodel: {kind: moment_function, function: 'mine:mean', names: [mu]}\n"
+        "data: {path: rows.csv}\n"
+        "model: {kind: moment_function, function: 'mine:mean', names: [mu], columns: [y]}\n"
     )
     folder = tmp_path / "run"
     assert run(capsys, "fit", config, "--out", folder)[0] == VERIFIED
