@@ -291,6 +291,46 @@ def bootstrap(
 
 
 @cli.command()
+@click.argument("config", type=click.Path(dir_okay=False), required=False)
+@click.option("--out", type=click.Path(file_okay=False), required=True, help="Folder for the files; new.")
+@click.option("--sets", help="Number of choice sets.")
+@click.option("--alternatives", help="Alternatives in each set, as 4, or [2, 6] to draw their number.")
+@click.option("--features", help="Number of features.")
+@click.option("--moments", help="Number of moments; by default as many as features.")
+@click.option("--seed", help="The same seed gives the same files.")
+@click.option("--force", is_flag=True, help="Let --out replace a folder that is there.")
+def simulate(config: str | None, out: str, force: bool, **sizes: str | None) -> int:
+    """Draw choices of a planted logit into a folder of Parquet files, of any size.
+
+    Sizes are those of data.simulate in CONFIG, if one is named, and of the options. The folder also gets
+    job.yaml, a configuration that fits the files, and simulated.json, with what was planted.
+    """
+    from gmmest.config import load, loads
+    from gmmest_cli import show
+
+    given = {key: value for key, value in sizes.items() if value is not None}
+    if config is None:
+        given = {"moments": given["features"], **given} if "features" in given else given
+    overrides = [f"data.simulate.{key}={value}" for key, value in given.items()]
+    if config is None:
+        text = "data: {simulate: {}}\nmodel: {kind: logit}"
+        settings = loads(text, folder=".", name="gmmest simulate", overrides=overrides)
+    else:
+        settings = load(config, overrides)
+    wanted = settings.data.simulate
+    if wanted is None:
+        raise click.UsageError("CONFIG has no data.simulate: give --sets and the other sizes instead")
+    from gmmest.simulate import simulate_files
+
+    with show.progress() as watch:
+        simulate_files(out, **dict(wanted), force=force, progress=watch.drawn)
+    click.echo(
+        f"{wanted.sets:,} choice sets in {out}; fit them with  gmmest fit {os.path.join(out, 'job.yaml')}"
+    )
+    return 0
+
+
+@cli.command()
 @click.option("--part", "parts", default="", metavar="a,b,...", help="Some of the parts; by default all.")
 @click.option(
     "--quick", is_flag=True, help="Tiny sizes, to see that everything runs; no figure is to be believed."

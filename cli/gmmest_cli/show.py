@@ -289,6 +289,14 @@ class Watch:
                 of, left = f" of {total:,}", f", {(total - rows) / rate:.0f} s left"
             self._say(f"converting: {rows:,}{of} rows, {rate:,.0f} rows/s{left}")
 
+    def drawn(self, done: int, total: int) -> None:
+        """Tell of choice sets that were drawn."""
+        elapsed = time.perf_counter() - self._begin
+        if elapsed > PATIENCE:
+            left = (total - done) * elapsed / done
+            rate = f"{done / elapsed:,.0f} sets/s"
+            self._say(f"drawing: {done:,} of {total:,} choice sets, {rate}, {left:.0f} s left")
+
     def passed(self, passes: int) -> None:
         """Tell of passes over the data; how many there will be is not known."""
         elapsed = time.perf_counter() - self._begin

@@ -674,3 +674,16 @@ def test_anonymous_memory_stays_under_the_limit(tmp_path: Path, kind: str) -> No
     peak, read = map(int, done.stdout.split())
     assert read == parts * n
     assert peak < 150 * 10**6
+
+
+def test_workers_map_the_store_itself(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    from gmmest.execution.spill import Piece, Spill
+
+    folder = write(tmp_path / "data", [rows(600)])
+    sample = INSTRUMENTED.sample(ChoiceFiles(folder, **ROLES))
+    (tmp_path / "spilled").mkdir()
+    message = Spill(tmp_path / "spilled").message(sample.blocks[0])
+    stored = {Path(array.path).name for array in message.arrays if isinstance(array, Piece)}
+    assert stored >= {"features.bin", "instruments.bin", "chosen.bin"}
+    assert sum(path.stat().st_size for path in (tmp_path / "spilled").iterdir()) < 8 * 1000
