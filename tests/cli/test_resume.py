@@ -134,7 +134,8 @@ def test_a_signal_tells_where_the_run_stood_and_how_it_goes_on(
 
 
 def test_without_a_folder_a_signal_is_told_too(slow: Path) -> None:
-    command = [sys.executable, "-m", "gmmest_cli", "fit", str(slow), "--set", "estimation.grad=fd"]
+    endless = ["--set", "estimation.starts=100000"]
+    command = [sys.executable, "-m", "gmmest_cli", "fit", str(slow), *endless]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         time.sleep(2.5)
         process.send_signal(signal.SIGINT)
