@@ -296,6 +296,16 @@ Estimates and their covariance, byte by byte, by {found.label}: {found.value:.0f
 """
 
 
+def section_resumed(figures: Sequence[Figure]) -> str:
+    """Part g."""
+    found = one(figures, "resumed fits with other bits")
+    return f"""## Killed and resumed
+
+{found.label}, each fit resumed from its journal: {found.value:.0f} of them ended with other bits.
+{found.note}
+"""
+
+
 SECTIONS = {
     "a": section_peers,
     "b": section_pass,
@@ -303,6 +313,7 @@ SECTIONS = {
     "d": section_files,
     "e": section_workers,
     "f": section_bits,
+    "g": section_resumed,
 }
 
 

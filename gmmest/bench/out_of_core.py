@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gmmest.bench.choices import Array, Choices, draw
+from gmmest.bench.choices import Choices, draw
 from gmmest.bench.figures import Figure, at_most
 from gmmest.bench.measure import Answer, anonymous, companion, ratios
 from gmmest.bench.passes import sample_of, sums
@@ -106,12 +106,16 @@ def _from_files(place: Path, times: int, features: int) -> Answer:
 
 def _in_memory(times: int, shape: tuple[int, int, int]) -> Answer:
     def make() -> Any:
-        pieces = [draw(*shape, seed=number) for number in range(times)]
-        features: Array = np.concatenate([piece.features for piece in pieces])
-        chosen: Array = np.concatenate([piece.chosen for piece in pieces])
+        sets, alternatives, count = shape
+        rows = sets * alternatives
+        features, chosen = np.empty((times * rows, count)), np.empty(times * rows)
+        for number in range(times):
+            piece = draw(*shape, seed=number)
+            place = slice(number * rows, (number + 1) * rows)
+            features[place], chosen[place] = piece.features, piece.chosen
         for values in (features, chosen):
             values.setflags(write=False)
-        return sample_of(Choices(features, chosen, shape[1]))
+        return sample_of(Choices(features, chosen, alternatives))
 
     return _passes(make)
 

@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 from gmmest.bench.choices import Choices
 from gmmest.bench.figures import installed
 from gmmest.data.choice_data import ChoiceData
+from gmmest.execution.threads import Threads
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.models.logit import Logit
 
-__all__ = ["PEERS", "Answer", "Peer", "Ready", "own"]
+__all__ = ["PEERS", "THREADS", "Answer", "Peer", "Ready", "own"]
 
 Array = NDArray[np.float64]
 
+THREADS = 2
+"""Of every program."""
 CLOGIT = Path(__file__).with_name("clogit.R")
 
 
@@ -80,7 +83,7 @@ def own(choices: Choices) -> Ready:
         data = ChoiceData.from_arrays(
             features=choices.features, chosen=choices.chosen, offsets=choices.offsets
         )
-        result = GMMEstimator(Logit(), data, executor="threads").fit()
+        result = GMMEstimator(Logit(), data, executor=Threads(THREADS)).fit()
         return Answer(result.theta, np.sqrt(np.diag(np.asarray(result.cov_params()))))
 
     return Ready(fit)

@@ -14,6 +14,7 @@ from gmmest.bench.figures import Figure, Machine, Report
 from gmmest.bench.growth import growth
 from gmmest.bench.one_pass import one_pass
 from gmmest.bench.out_of_core import out_of_core
+from gmmest.bench.resume import resume
 from gmmest.bench.whole_fit import whole_fit
 from gmmest.errors import Complaint, ConfigError
 
@@ -36,6 +37,7 @@ PARTS = (
     Part("d", "files larger than memory", out_of_core),
     Part("e", "two workers, and Dask", executors),
     Part("f", "the same bits from all", bits),
+    Part("g", "a fit that was killed, resumed", resume),
 )
 
 

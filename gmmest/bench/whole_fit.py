@@ -19,12 +19,11 @@ from gmmest.bench.exact import digits, exact
 from gmmest.bench.figures import Figure, at_least, at_most, installed
 from gmmest.bench.measure import Answer as Ask
 from gmmest.bench.measure import companion, forget_peak, peak, ratios, resident
-from gmmest.bench.peers import PEERS, Answer, Peer, own
+from gmmest.bench.peers import PEERS, THREADS, Answer, Peer, own
 
 __all__ = ["whole_fit"]
 
 PART = "a"
-THREADS = 2
 SHAPE, TINY = (100_000, 10, 20), (400, 4, 3)
 """Choice sets, alternatives, features."""
 WARM = 200
