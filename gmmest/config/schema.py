@@ -187,7 +187,7 @@ class EstimationConfig(Record):
     se: CovarianceName = "sandwich"
     grad: Grad = "auto"
     optimizer: Optimizer = "lsq"
-    executor: ExecutorName = "serial"
+    executor: ExecutorName = "threads"
     workers: Count | None = Field(default=None, description="a whole number of at least 1")
     maxiter: Count | None = Field(default=None, description="a whole number of at least 1")
     start: Values = Field(default=ByName({}), description="a mapping of parameters' names to finite numbers")

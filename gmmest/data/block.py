@@ -53,6 +53,11 @@ class Block:
         """Number of rows, n."""
         return len(self.features)
 
+    @property
+    def n_obs(self) -> int:
+        """Observations that the sets stand for: their number, or the sum of their frequencies."""
+        return self.n_sets if self.frequency is None else int(self.frequency[self.offsets[:-1]].sum())
+
     def part(self, start: int, stop: int) -> Block:
         """Choice sets ``start:stop`` as views; only the offsets are new.
 

@@ -73,7 +73,7 @@ class GMMEstimator:
     maxiter : int, optional
         Iterations at most, for each step and start.
     executor : str or Executor
-        How blocks are mapped: ``"serial"``, ``"threads"`` (one a core), ``"dask"`` (processes, see
+        How blocks are mapped: ``"threads"`` (one a core), ``"serial"``, ``"dask"`` (processes, see
         :class:`.Dask`), a ``distributed.Client``, or an object with ``map``.  The bits of the results do not
         depend on it.
 
@@ -130,7 +130,7 @@ class GMMEstimator:
     grad: str | Backend = "auto"
     optimizer: str = "lsq"
     maxiter: int | None = None
-    executor: str | Executor = "serial"
+    executor: str | Executor = "threads"
     centred: bool = False
     kernel: Kernel = "bartlett"
     bandwidth: Bandwidth = "newey-west"

@@ -17,35 +17,14 @@ from gmmest.derivatives.backends import Backend, FiniteDifference, Prepared, as_
 from gmmest.errors import Complaint, EstimationError, printable, some
 from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor, Serial, fold
-from gmmest.models.sample import MomentModel, Sample
+from gmmest.models.sample import MomentModel, MomentSums, Part, Sample
 
-__all__ = ["MomentSums", "Moments"]
+__all__ = ["MomentSums", "Moments", "square_of"]
 
 Array = NDArray[np.float64]
 
-
-@dataclass(frozen=True, slots=True)
-class MomentSums:
-    """Sums over observations; records add.
-
-    Parameters
-    ----------
-    count : int
-        Observations summed over.
-    moments : array (M,)
-        ``sum_i g_i(theta)``.
-    jacobian : array (M, P) or None
-        ``sum_i dg_i/dtheta'``, where it was asked for.
-    """
-
-    count: int
-    moments: Array
-    jacobian: Array | None = None
-
-    def __add__(self, other: MomentSums) -> MomentSums:
-        both = self.jacobian is not None and other.jacobian is not None
-        jacobian = self.jacobian + other.jacobian if both else None  # type: ignore[operator]
-        return MomentSums(self.count + other.count, self.moments + other.moments, jacobian)
+KEPT = 3
+"""Sums that are kept: where a step began, where it went, and one more."""
 
 
 class Moments:
@@ -77,8 +56,8 @@ class Moments:
 
     Notes
     -----
-    The last Jacobian is kept with its theta, since optimisers ask for value and derivative in
-    separate calls.
+    The last few sums are kept with their theta: optimisers ask for value and derivative in separate calls,
+    step back to where they were, and S is wanted where the last step ended.
     """
 
     def __init__(
@@ -105,7 +84,7 @@ class Moments:
         self._backend = chosen
         self._typical = np.ones(len(sample.names)) if sample.typical is None else sample.typical
         self._prepared = self._with_steps(1.0)
-        self._kept: tuple[bytes, Array, Array] | None = None
+        self._kept: dict[bytes, MomentSums] = {}
         self._token = uuid4().hex
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -116,7 +95,7 @@ class Moments:
             "sample": lean,
             "executor": Serial(),
             "_watch": None,
-            "_kept": None,
+            "_kept": {},
             "_passes": None,
         }
         del parts["_prepared"]  # compiled programs and workspaces are made where they are used
@@ -134,31 +113,68 @@ class Moments:
 
     def value(self, theta: Array) -> Array:
         """Mean moments ``g(theta)``, (M,)."""
-        if self._kept is not None and self._kept[0] == theta.tobytes():
-            return self._kept[1]
+        kept = self._kept.get(theta.tobytes())
+        if kept is not None:
+            return kept.moments
         sums = self._total("moments", (theta,), lambda block: np.asarray(self._function(theta, block)))
         return self._finite(self._centred(sums / self.sample.n_obs), theta)
 
-    def value_and_jacobian(self, theta: Array) -> tuple[Array, Array]:
-        """Mean moments and their Jacobian G, (M,) and (M, P); one pass."""
-        key = theta.tobytes()
-        if self._kept is None or self._kept[0] != key:
-            blocks = list(zip(self.sample.blocks, self.sample.counts, strict=True))
+    def value_and_jacobian(self, theta: Array, square: bool = False) -> tuple[Array, Array]:
+        """Mean moments and their Jacobian G, (M,) and (M, P); one pass.
 
-            def sums(item: tuple[Any, int]) -> MomentSums:
-                block, count = item
-                return MomentSums(count, *self._prepared.value_and_jacobian(theta, block))
+        With `square` a new pass sums the squares of the contributions too, for :meth:`square`: a sixth more.
+        """
+        means = self._kept.get(theta.tobytes()) or self._means(theta, square)
+        self._keep(theta, means)
+        return means.moments, _given(means.jacobian)
 
-            def folded() -> tuple[Array, Array | None]:
-                total = fold(self.executor.map(sums, blocks))
-                return total.moments, total.jacobian
+    def sums(self, theta: Array) -> MomentSums:
+        """N g, without the centre, and N G."""
+        value, jacobian = self.value_and_jacobian(theta)
+        n = self.sample.n_obs
+        return MomentSums(n, n * (value if self.centre is None else value + self.centre), n * jacobian)
 
-            moments, slopes = self._pass("moments and Jacobian", (theta,), folded)
-            value = self._finite(self._centred(moments / self.sample.n_obs), theta)
-            jacobian = slopes / self.sample.n_obs
-            self._finite(np.abs(jacobian).max(axis=1), theta, "derivatives of ")
-            self._kept = (key, value, jacobian)
-        return self._kept[1], self._kept[2]
+    def square(self, theta: Array) -> Array:
+        """``(1/N) sum_i g_i g_i'/f_i``, (M, M), whatever the centre.
+
+        No pass where :meth:`value_and_jacobian` has it from its own.
+        """
+        kept = self._kept.get(theta.tobytes())
+        if kept is not None and kept.square is not None:
+            return kept.square
+
+        def folded() -> Any:
+            return fold(self.executor.map(lambda part: _square(self.model, theta, part), self.sample.parts))
+
+        total: Array = self._pass("squares", (theta,), folded) / self.sample.n_obs
+        return total
+
+    def _means(self, theta: Array, square: bool) -> MomentSums:
+        own = getattr(self.model, "moment_sums", None) if self.grad == "analytic" else None
+
+        def sums(part: Part) -> MomentSums:
+            if square and own is not None:
+                found: MomentSums = own(theta, part.block)
+                return replace(found, count=part.count)
+            value, jacobian = self._prepared.value_and_jacobian(theta, part.block)
+            squares = _square(self.model, theta, part) if square else None
+            return MomentSums(part.count, value, jacobian, squares)
+
+        def folded() -> tuple[Array, Array | None, Array | None]:
+            total = fold(self.executor.map(sums, self.sample.parts))
+            return total.moments, total.jacobian, total.square
+
+        n = self.sample.n_obs
+        moments, slopes, squares = self._pass("moments and Jacobian", (theta,), folded)
+        value, jacobian = self._finite(self._centred(moments / n), theta), slopes / n
+        self._finite(np.abs(jacobian).max(axis=1), theta, "derivatives of ")
+        return MomentSums(n, value, jacobian, None if squares is None else squares / n)
+
+    def _keep(self, theta: Array, means: MomentSums) -> None:
+        self._kept.pop(theta.tobytes(), None)
+        self._kept[theta.tobytes()] = means
+        if len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
 
     def value_and_vjp(self, theta: Array) -> tuple[Array, Callable[[Array], Array]]:
         """Mean moments, and ``v -> v'G`` at theta: two folds, the second with a v that needs all of g."""
@@ -225,6 +241,10 @@ class Moments:
     def total(self, function: Callable[[Any], Any]) -> Any:
         """Fold of any other sum over the blocks (covariances, log-likelihoods)."""
         return self._total("a sum", (), function)
+
+    def total_of_parts(self, function: Callable[[Part], Any]) -> Any:
+        """Fold of a sum that needs frequencies or clusters beside the blocks."""
+        return self._pass("a sum", (), lambda: fold(self.executor.map(function, self.sample.parts)))
 
     def _total(self, what: str, arguments: tuple[Array, ...], function: Callable[[Any], Any]) -> Any:
         return self._pass(what, arguments, lambda: fold(self.executor.map(function, self.sample.blocks)))
@@ -295,6 +315,24 @@ def _place(token: str) -> list[Moments]:
 
 def _no_data() -> Sample:
     raise AssertionError("the data are where the fit is")
+
+
+def _given(jacobian: Array | None) -> Array:
+    if jacobian is None:
+        raise AssertionError("sums are kept with their Jacobian")
+    return jacobian
+
+
+def _square(model: MomentModel, theta: Array, part: Part) -> Array:
+    """``sum_i g_i g_i'/f_i`` of a block, (M, M)."""
+    return square_of(np.asarray(model.contributions(theta, part.block)), part.frequency)
+
+
+def square_of(rows: Array, frequency: Array | None) -> Array:
+    """``sum_i c_i c_i'/f_i`` of contributions c and frequencies f, (M, M)."""
+    rows = rows if frequency is None else rows / np.sqrt(frequency)[:, None]
+    product: Array = rows.T @ rows
+    return product
 
 
 class NotFiniteError(EstimationError):

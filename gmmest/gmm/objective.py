@@ -29,11 +29,15 @@ class Criterion:
     weight : Weight
     scale : array (P,)
         Powers of two.
+    square : bool
+        Whether passes for the Jacobian sum the squares of the contributions too: near a minimum, where S is
+        wanted next.
     """
 
     moments: Moments
     weight: Weight
     scale: Array
+    square: bool = False
 
     @property
     def root_n(self) -> float:
@@ -46,7 +50,7 @@ class Criterion:
 
     def residuals_and_jacobian(self, z: Array) -> tuple[Array, Array]:
         """The same with its Jacobian with respect to z, (M, P)."""
-        value, jacobian = self.moments.value_and_jacobian(self.scale * z)
+        value, jacobian = self.moments.value_and_jacobian(self.scale * z, self.square)
         return self.root_n * self.weight.whiten(value), self.root_n * self.weight.whiten(
             jacobian
         ) * self.scale

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gmmest.errors import Complaint, ConfigError, IdentificationError, printable, some
 from gmmest.gmm.hypotheses import linear_hypotheses
 from gmmest.gmm.weighting import read_only
-from gmmest.models.sample import MomentModel, Sample
+from gmmest.models.sample import MomentModel, MomentSums, Sample
 
 __all__ = ["Bounds", "Parameters", "Restricted", "parameters_of", "restricted", "sampled"]
 
@@ -396,6 +396,21 @@ class Restricted:
         return chained
 
     @property
+    def moment_sums(self) -> Callable[[Array, Any], MomentSums] | None:
+        """The model's sums with G T for G, where it makes them from one visit of a block."""
+        own = getattr(self.model, "moment_sums", None)
+        if own is None:
+            return None
+
+        def chained(phi: Array, block: Any) -> MomentSums:
+            sums: MomentSums = own(self.parameters.theta(phi), block)
+            if sums.jacobian is None:
+                return sums
+            return replace(sums, jacobian=sums.jacobian @ self.parameters.transform)
+
+        return chained
+
+    @property
     def moment_sum_and_vjp(self) -> Callable[[Array, Any], tuple[Array, Callable[[Array], Array]]] | None:
         """Sum of the moments and ``v -> v'G T``, where the model has a hand-written pullback."""
         own = getattr(self.model, "moment_sum_and_vjp", None)
@@ -409,12 +424,18 @@ class Restricted:
         return chained
 
     @property
-    def check_existence(self) -> Callable[[Array, Sample], None] | None:
+    def check_existence(self) -> Callable[..., None] | None:
         """Whether a finite estimate of the free parameters exists; directions are theirs alone."""
         own = getattr(self.model, "check_existence", None)
         if own is None:
             return None
-        return lambda phi, sample: own(phi, sample, self.parameters.transform)
+
+        def check(
+            phi: Array, sample: Sample, transform: Array | None = None, sums: MomentSums | None = None
+        ) -> None:
+            own(phi, sample, self.parameters.transform if transform is None else transform, sums)
+
+        return check
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -31,8 +31,8 @@ from gmmest.gmm.moments import Moments
 from gmmest.gmm.objective import Criterion, power_of_two_scale
 from gmmest.gmm.optimize import Outcome, Problem, minimise, polish, scattered
 from gmmest.gmm.weighting import (
+    CovarianceOptions,
     Weight,
-    Weighting,
     first_weight,
     identity_weight,
     inverse_weight,
@@ -83,7 +83,7 @@ class Plan:
     """
 
     steps: StepsName
-    weighting: Weighting
+    weighting: CovarianceOptions
     initial: str
     optimizer: str
     maxiter: int | None
@@ -151,6 +151,14 @@ def fit_steps(
     first = _lowest(plan, moments, _with(moments, weight), start, others)
     if plan.steps == "onestep":
         return first
+    just_identified = start.size == len(moments.sample.moment_names)
+    if (
+        just_identified
+        and plan.steps == "twostep"
+        and first.certificate.verified
+        and not first.at_bound.any()
+    ):
+        return _with_weight(first, _next_weight(first, moments.sample.moment_names))
     others = [start, *others] if others else []  # later steps begin at the estimate before, and elsewhere
     second = _next(plan, moments, first, others)
     if plan.steps == "twostep":
@@ -171,6 +179,14 @@ def _next(plan: Plan, moments: Moments, before: Fitted, others: Sequence[Array])
     weight = _next_weight(before, moments.sample.moment_names)
     after = _lowest(plan, moments, _with(moments, weight), before.estimate.theta, others)
     return replace(after, taken=before.taken + 1)
+
+
+def _with_weight(found: Fitted, weight: Weight) -> Fitted:
+    """A root of the moments, whatever weight led there, as the second step would find it again."""
+    g = found.estimate.moments
+    estimate = replace(found.estimate, weight=weight)
+    value = float(estimate.s.n_obs * np.sum(np.square(weight.whiten(g))))
+    return replace(found, estimate=estimate, value=value, taken=found.taken + 1)
 
 
 def _with_first(second: Fitted, first: Fitted, moments: Moments) -> Fitted:
@@ -317,6 +333,7 @@ def _fit_once(plan: Plan, moments: Moments, make: MakeCriterion, start: Array) -
         criterion.value_and_gradient,
         plan.lower / scale,
         plan.upper / scale,
+        joint=moments.grad == "analytic",
     )
     if plan.near:
         near = _ended(plan, moments, criterion, problem, Outcome(start / scale, np.nan, 0, "started near"))
@@ -334,17 +351,29 @@ def _ended(
     outcome: Outcome,
 ) -> Fitted:
     """Polish what an optimizer found, and judge."""
-    z, _ = polish(problem, outcome.point)
+    z, _ = polish(_with_squares(problem, criterion, plan.weighting), outcome.point)
     if isinstance(criterion, ContinuousCriterion):
         z = _newton(problem, z)
     scale = criterion.scale
     theta = scale * z
     check = getattr(moments.model, "check_existence", None)
     if check is not None:
-        check(theta, moments.sample)
+        check(theta, moments.sample, sums=moments.sums(theta))
     estimate, at_bound = _estimate(plan, moments, criterion.weight_at(theta), theta)
     certificate = _judge(problem, z, scale, estimate, moments, isinstance(criterion, ContinuousCriterion))
     return Fitted(estimate, certificate, outcome, problem.value(z), at_bound)
+
+
+def _with_squares(
+    problem: Problem, criterion: Criterion | ContinuousCriterion, weighting: CovarianceOptions
+) -> Problem:
+    """The same problem, whose last steps sum the squares that S is made of in the same pass."""
+    if isinstance(criterion, ContinuousCriterion) or criterion.moments.centre is not None:
+        return problem
+    if weighting.estimator != "robust" or weighting.centred:
+        return problem
+    last = replace(criterion, square=True)
+    return replace(problem, residuals_and_jacobian=last.residuals_and_jacobian)
 
 
 def _estimate(plan: Plan, moments: Moments, weight: Weight, theta: Array) -> tuple[Estimate, Mask]:

@@ -5,6 +5,7 @@ There is one S: the object that gives the weight of the next step is the one tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
@@ -16,8 +17,8 @@ from gmmest.data.observations import Clusters, Observations
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
 from gmmest.gmm.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel, choose_bandwidth, sum_over_lags
-from gmmest.gmm.moments import Moments
-from gmmest.models.sample import Sample
+from gmmest.gmm.moments import Moments, square_of
+from gmmest.models.sample import Part, Sample
 
 __all__ = [
     "ESTIMATORS",
@@ -261,9 +262,9 @@ def moment_covariance(moments: Moments, theta: Array, weighting: Weighting) -> M
     Notes
     -----
     Laws: frequencies give what repeated rows give; centred S is S less gg' for ``robust``; clusters of one
-    observation each, and bandwidth 0, give ``robust``.  The contributions of all blocks are put together
-    before they are summed within clusters or over lags, so that both may straddle blocks, and no executor
-    changes a bit: N M numbers in memory.
+    observation each, and bandwidth 0, give ``robust``.  Clusters may straddle blocks: sums
+    within the clusters of a block are added in the order of the blocks, G M numbers in memory for G clusters.
+    For lags the contributions of all blocks are put together: N M numbers.
 
     References
     ----------
@@ -291,23 +292,27 @@ def moment_covariance(moments: Moments, theta: Array, weighting: Weighting) -> M
         factor = small_sample_factor(options, n, n_params)
         s = factor * implied(theta, n, moments.total)
         return MomentCovariance(s, "unadjusted", n, options, factor, theta=theta)
-    if options.estimator == "robust" and seen.frequency is None:
-        mean = moments.centre
-        if options.centred:
-            mean = moments.value(theta) if mean is None else mean + moments.value(theta)
-
-        def squares(block: object) -> Array:
-            rows = np.asarray(model.contributions(theta, block))
-            rows = rows if mean is None else rows - mean
-            product: Array = rows.T @ rows
-            return product
-
+    if options.estimator == "kernel":
+        rows = all_contributions(moments, theta)
+        return replace(contribution_covariance(rows, options, seen, n, n_params), theta=theta)
+    mean = moments.centre
+    if options.centred:
+        mean = moments.value(theta) if mean is None else mean + moments.value(theta)
+    if options.estimator == "robust" and mean is None:
         factor = small_sample_factor(options, n, n_params)
-        return MomentCovariance(
-            factor * (moments.total(squares) / n), "robust", n, options, factor, theta=theta
-        )
-    rows = all_contributions(moments, theta)
-    return replace(contribution_covariance(rows, options, seen, n, n_params), theta=theta)
+        return MomentCovariance(factor * moments.square(theta), "robust", n, options, factor, theta=theta)
+
+    def contributions(part: Part) -> Array:
+        rows = np.asarray(model.contributions(theta, part.block))
+        if mean is None:
+            return rows
+        return rows - (mean if part.frequency is None else part.frequency[:, None] * mean)
+
+    if options.estimator == "robust":
+        factor = small_sample_factor(options, n, n_params)
+        s = moments.total_of_parts(lambda part: square_of(contributions(part), part.frequency)) / n
+        return MomentCovariance(factor * s, "robust", n, options, factor, theta=theta)
+    return replace(_clustered(moments, contributions, options, n_params), theta=theta)
 
 
 def contribution_covariance(
@@ -338,6 +343,49 @@ def contribution_covariance(
     factor = small_sample_factor(options, n, n_params, ways[0] if ways else None)
     counts = tuple((way.name, way.count) for way in ways)
     return MomentCovariance(s, options.estimator, n, options, factor, counts, width)
+
+
+def _clustered(
+    moments: Moments, contributions: Callable[[Part], Array], options: CovarianceOptions, n_params: int
+) -> MomentCovariance:
+    """S by clusters that may straddle blocks: sums within the clusters of a block, added in block order."""
+    seen, n = moments.sample.observations, moments.sample.n_obs
+    ways = ways_of_clustering(options, seen)
+    groups = [way.codes for way in ways]
+    if len(ways) == 2:
+        ways = (*ways, _intersection(*ways))
+        groups.append(ways[2].codes)
+
+    def sums(part: Part) -> list[list[_Grouped]]:
+        rows = contributions(part)
+        return [[_grouped(rows, codes[part.start : part.start + len(rows)]) for codes in groups]]
+
+    blocks = moments.total_of_parts(sums)
+    parts = []
+    for place, way in enumerate(ways):
+        total = np.zeros((way.count, blocks[0][place].sums.shape[1]))
+        for block in blocks:
+            total[block[place].codes] += block[place].sums
+        parts.append(small_sample_factor(options, n, n_params, way) * (total.T @ total / n))
+    s = parts[0] if len(ways) == 1 else parts[0] + parts[1] - parts[2]
+    factor = small_sample_factor(options, n, n_params, ways[0])
+    counts = tuple((way.name, way.count) for way in ways[:2])
+    return MomentCovariance(s, options.estimator, n, options, factor, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Grouped:
+    """Sums of the contributions of a block within the clusters that it has part of."""
+
+    codes: NDArray[np.int64]
+    sums: Array
+
+
+def _grouped(rows: Array, codes: NDArray[np.int64]) -> _Grouped:
+    present, places = np.unique(codes, return_inverse=True)
+    sums = np.zeros((present.size, rows.shape[1]))
+    np.add.at(sums, places, rows)
+    return _Grouped(present, sums)
 
 
 def sum_of_pairs(rows: Any, options: CovarianceOptions, seen: Observations, n: int, n_params: int) -> Any:

@@ -7,65 +7,184 @@ combination of others, and the instruments must move the regressors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.data.block import Block
+from gmmest.data.block import Block, block_ranges
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, IdentificationError, plural, printable
-from gmmest.models.recombination import Recombination, recombination
+from gmmest.models.recombination import NEAR, Recombination, recombination
+from gmmest.models.sample import Within
 
-__all__ = ["check_features", "check_instruments", "check_regression"]
+__all__ = ["check_features", "check_instruments", "check_regression", "triangle_of", "within_sets"]
 
 Array = NDArray[np.float64]
+Columns = Callable[[Block], Array]
+Complaints = Sequence[Complaint]
 
 COLLINEAR = 1e-11
 """A unit column closer than this to the span of the others is called a combination of them."""
 
+DOUBTFUL = NEAR**2
+"""Eigenvalue of the correlations of columns above which none is nearer than :data:`NEAR` to a combination of
+others; rounding of sums of squares is far below it."""
+SMALL = 1e-12
+"""Columns that vary by less than this part of their size are looked at again for whether they vary at all."""
+LARGE = 1e100
+"""Columns beyond this, or below its inverse, are divided by a power of two before they are squared."""
+PIECE = 2**17
+"""Numbers in a piece that stays in a core's own cache."""
+QR_ROWS = 8192
 
-def check_features(full: Block, names: tuple[str, ...]) -> Recombination | None:
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """How features vary within choice sets, and what to replace if they are the instruments."""
+
+    within: Within
+    changed: Recombination | None
+
+
+def check_features(blocks: Sequence[Block], names: tuple[str, ...], columns: Columns) -> Checked:
     """Refuse features that do not vary within choice sets (E203) or are collinear there (E202).
 
-    Returns what to replace if they are the instruments, and near to combinations of each other.
+    Parameters
+    ----------
+    blocks : sequence of Block
+    names : tuple of str
+    columns : callable
+        The columns of a block that are meant, (n, K).
+
+    Returns
+    -------
+    Checked
+        With what to replace if they are the instruments, and near to combinations of each other.
     """
-    _raise(
-        list(
-            _constant_columns(
-                full.features,
-                full.offsets,
-                names,
-                "let it act on some alternatives (only), interact it, or drop it",
-            )
-        )
-    )
-    factor, scale = _within_factor(full.features, full.offsets)
+    advice = "let it act on some alternatives (only), interact it, or drop it"
+    within, near = _decomposed(blocks, names, columns, advice)
+    if near is None:
+        return Checked(within, None)
     complaints = [
         Complaint(
             "E202",
             f"{combination} within every choice set, up to {gap:.0e} of its variation",
             next="drop one of these terms",
         )
-        for combination, gap in _combinations(factor, scale, names)
+        for combination, gap in _combinations(near.factor, near.scale, names)
     ]
     _raise(complaints)
-    return recombination(factor, scale, names)
+    return Checked(within, recombination(near.factor, near.scale, names))
 
 
-def check_instruments(full: Block, moment_names: tuple[str, ...], n_params: int) -> Recombination | None:
+def check_instruments(
+    blocks: Sequence[Block], moment_names: tuple[str, ...], n_params: int
+) -> Recombination | None:
     """Refuse too few instruments (E212), and constant (E203) or redundant ones (E211).
 
     Returns what to replace where they are near to combinations of each other.
     """
-    complaints = list(_too_few(len(moment_names), n_params))
-    complaints += _constant_columns(
-        full.instruments, full.offsets, moment_names, "it makes no moment; drop it"
-    )
-    _raise(complaints)
-    factor, scale = _within_factor(full.instruments, full.offsets)
-    _raise(list(_redundant(factor, scale, moment_names, " within every choice set")))
-    return recombination(factor, scale, moment_names)
+    few = list(_too_few(len(moment_names), n_params))
+    advice = "it makes no moment; drop it"
+    _, near = _decomposed(blocks, moment_names, lambda block: block.instruments, advice, few)
+    if near is None:
+        return None
+    _raise(list(_redundant(near.factor, near.scale, moment_names, " within every choice set")))
+    return recombination(near.factor, near.scale, moment_names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Triangle:
+    """R of columns at unit norm, and their norms."""
+
+    factor: Array
+    scale: Array
+
+
+def _decomposed(
+    blocks: Sequence[Block], names: tuple[str, ...], columns: Columns, advice: str, before: Complaints = ()
+) -> tuple[Within, _Triangle | None]:
+    """How columns vary within sets, and where one may be near a combination of others there, their triangle.
+
+    One pass makes their sums of squares and products.  These square the distance to a combination, so where an
+    eigenvalue of the correlations comes below :data:`DOUBTFUL` a second pass decomposes the columns themselves.
+    """
+    scan = _scan(blocks, columns, len(names))
+    still = np.flatnonzero(scan.spread <= SMALL * np.maximum(scan.level, scan.spread))
+    flat = [names[k] for k in still if all(_flat(columns(b)[:, k], b.offsets) for b in blocks)]
+    what = "does not vary inside any choice set"
+    _raise([*before, *(Complaint("E203", f"{printable(name)} {what}", next=advice) for name in flat)])
+    within = _within(scan, blocks)
+    size = np.sqrt(np.diag(scan.cross))
+    if np.all(size > 0) and np.linalg.eigvalsh(scan.cross / np.outer(size, size))[0] > DOUBTFUL:
+        return within, None
+    factor, scale = _unit_columns(triangle_of(_centred(columns(b) / scan.unit, b.offsets) for b in blocks))
+    return within, _Triangle(factor, scale * scan.unit)
+
+
+def within_sets(blocks: Sequence[Block], columns: Columns, count: int) -> Within:
+    """How columns vary within choice sets, one pass and no complaint."""
+    return _within(_scan(blocks, columns, count), blocks)
+
+
+def _within(scan: _Scan, blocks: Sequence[Block]) -> Within:
+    n_rows = sum(block.n_rows for block in blocks)
+    deviation = np.sqrt(np.diag(scan.cross) / n_rows)
+    return Within(scan.level * scan.unit, scan.spread * scan.unit, deviation * scan.unit)
+
+
+def _scan(blocks: Sequence[Block], columns: Columns, count: int) -> _Scan:
+    scan = _scanned(blocks, columns, np.ones(count))
+    if np.all((scan.spread == 0) | ((scan.spread > 1 / LARGE) & (scan.spread < LARGE))):
+        return scan
+    unit = np.exp2(np.round(np.log2(np.where(scan.spread > 0, scan.spread, 1.0))))
+    return _scanned(blocks, columns, unit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """Largest means of sets, largest distances from them, and their squares and products; in units."""
+
+    unit: Array
+    level: Array
+    spread: Array
+    cross: Array
+
+
+def _scanned(blocks: Sequence[Block], columns: Columns, unit: Array) -> _Scan:
+    level, spread = np.zeros(unit.size), np.zeros(unit.size)
+    cross = np.zeros((unit.size, unit.size))
+    plain = bool(np.all(unit == 1.0))
+    for block in blocks:
+        values = columns(block)
+        for start, stop in block_ranges(block.offsets, max(64, PIECE // unit.size)):
+            offsets = block.offsets[start : stop + 1]
+            rows, sizes = values[offsets[0] : offsets[-1]], np.diff(offsets)
+            rows = rows if plain else rows / unit
+            means = ops.weighted_sum(np.repeat(1.0 / sizes, sizes), rows, offsets - offsets[0])
+            centred = np.repeat(means, sizes, axis=0)
+            np.subtract(rows, centred, out=centred)
+            level = np.maximum(level, np.abs(means).max(axis=0))
+            spread = np.maximum(spread, np.maximum(centred.max(axis=0), -centred.min(axis=0)))
+            with np.errstate(
+                over="ignore", invalid="ignore"
+            ):  # squares of large numbers: done again in units
+                cross += centred.T @ centred
+    return _Scan(unit, level, spread, cross)
+
+
+def _flat(column: Array, offsets: NDArray[np.int64]) -> bool:
+    """Whether a column is constant within each choice set, to the last bit."""
+    starts = offsets[:-1]
+    return np.array_equal(np.maximum.reduceat(column, starts), np.minimum.reduceat(column, starts))
+
+
+def _centred(values: Array, offsets: NDArray[np.int64]) -> Array:
+    means = ops.segment_sum(values, offsets) / np.diff(offsets)[:, None]
+    rows: Array = values - ops.segment_repeat(means, offsets)
+    return rows
 
 
 def check_regression(
@@ -126,36 +245,35 @@ def _raise(complaints: list[Complaint]) -> None:
         raise IdentificationError(complaints)
 
 
-def _constant_columns(
-    values: Array, offsets: NDArray[np.int64], names: tuple[str, ...], advice: str
-) -> Iterator[Complaint]:
-    starts = offsets[:-1]
-    for k, name in enumerate(names):
-        column = values[:, k]
-        if np.array_equal(np.maximum.reduceat(column, starts), np.minimum.reduceat(column, starts)):
-            yield Complaint("E203", f"{printable(name)} does not vary inside any choice set", next=advice)
+def triangle_of(pieces: Iterable[Array]) -> Array:
+    """R of the QR decomposition of rows that come in pieces, (K, K) or smaller.
 
-
-def _within_factor(values: Array, offsets: NDArray[np.int64]) -> tuple[Array, Array]:
-    """:func:`_factor` of the columns less their means within each choice set."""
-    means = ops.segment_sum(values, offsets) / np.diff(offsets)[:, None]
-    return _factor(values - ops.segment_repeat(means, offsets))
+    R is carried along, so that no square of the columns is formed and nothing larger than a piece is held.
+    """
+    factor: Array | None = None
+    for piece in pieces:
+        factor = np.zeros((0, piece.shape[1])) if factor is None else factor
+        for start in range(0, piece.shape[0], QR_ROWS):
+            rows: Array = np.concatenate([factor, piece[start : start + QR_ROWS]])
+            factor = np.linalg.qr(rows, mode="r")  # type: ignore[assignment]
+    assert factor is not None  # noqa: S101  a sample has a block
+    return factor
 
 
 def _factor(values: Array) -> tuple[Array, Array]:
-    """R of the QR decomposition of the columns at unit norm, and those norms.
-
-    Rows are taken in pieces and R is carried along, so that no square of the columns is formed.
-    """
+    """R of columns at unit norm, and those norms."""
     scale = np.abs(values).max(axis=0)
     scale[scale == 0] = 1.0
-    norms = np.sqrt(np.sum(np.square(values / scale), axis=0))
-    scale *= np.where(norms > 0, norms, 1.0)
-    factor: Array = np.zeros((0, values.shape[1]))
-    for start in range(0, values.shape[0], 8192):
-        rows: Array = np.concatenate([factor, values[start : start + 8192] / scale])
-        factor = np.linalg.qr(rows, mode="r")  # type: ignore[assignment]
-    return factor, scale
+    pieces = (values[start : start + QR_ROWS] / scale for start in range(0, values.shape[0], QR_ROWS))
+    factor, norms = _unit_columns(triangle_of(pieces))
+    return factor, scale * norms
+
+
+def _unit_columns(triangle: Array) -> tuple[Array, Array]:
+    """R with columns at unit norm, and the norms that they had; 1 for a column of zeros."""
+    norms = np.sqrt(np.sum(np.square(triangle), axis=0))
+    norms = np.where(norms > 0, norms, 1.0)
+    return triangle / norms, norms
 
 
 def _combinations(factor: Array, scale: Array, names: tuple[str, ...]) -> Iterator[tuple[str, float]]:

@@ -21,9 +21,10 @@ from gmmest.data.conversion import Design
 from gmmest.data.observations import Observations
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError
-from gmmest.models.identification import check_features, check_instruments
-from gmmest.models.sample import Restriction, Sample, Total, rows_per_block
-from gmmest.models.separation import check_overlap
+from gmmest.models.identification import check_features, check_instruments, within_sets
+from gmmest.models.sample import MomentSums, Restriction, Sample, Total, rows_per_block
+from gmmest.models.separation import check_overlap, proves_overlap
+from gmmest.models.shares import share_covariance, share_sums
 from gmmest.models.terms import Term, as_terms, design_matrix, used_columns
 
 __all__ = ["Logit"]
@@ -89,20 +90,23 @@ class Logit:
                 )
             )
         names, moment_names, full, notes, seen, fingerprint = self._arrays(data)
+        ranges = block_ranges(full.offsets, rows_per_block(len(names), len(moment_names)))
+        blocks = [full.part(start, stop) for start, stop in ranges]
         if restriction is None:
-            changed = check_features(full, names)
+            checked = check_features(blocks, names, lambda block: block.features)
+            within, changed = checked.within, checked.changed
         else:
             held = restriction(names)
-            check_features(replace(full, features=full.features @ held.transform), held.free)
+            check_features(blocks, held.free, lambda block: block.features @ held.transform)
+            within = within_sets(blocks, lambda block: block.features, len(names))
         if full.instruments is not full.features or restriction is not None:
             n_free = len(names if restriction is None else held.free)
-            changed = check_instruments(full, moment_names, n_free)
+            changed = check_instruments(blocks, moment_names, n_free)
         if changed is not None:
-            differences = changed.apply(full.instruments, lambda part: within(part, full.offsets))
+            differences = changed.apply(full.instruments, lambda part: demeaned(part, full.offsets))
             full, notes = replace(full, instruments=differences), (*notes, *changed.notes)
-        size = rows_per_block(len(names), len(moment_names))
-        ranges = block_ranges(full.offsets, size)
-        typical = _typical(full)
+        # coefficients that make utilities differ by about one within a choice set, as powers of two
+        typical = np.exp2(-np.round(np.log2(np.where(within.deviation > 0, within.deviation, 1.0))))
 
         def sample(pieces: Sequence[tuple[int, int]]) -> Sample:
             return Sample(
@@ -116,6 +120,7 @@ class Logit:
                 notes=notes,
                 fingerprint=fingerprint,
                 typical=typical,
+                within=within,
                 observations=seen,
                 recombined=None if changed is None else changed.transform,
             )
@@ -201,10 +206,13 @@ class Logit:
         mean of the features in each set.
         """
         shares = ops.segment_softmax(block.features @ theta, block.offsets)
-        surprise = _weighted(shares - block.chosen, block)
-        return block.instruments.T @ surprise, _share_cross(
-            shares, block.instruments, block.features, block.offsets, block.weight
-        )
+        sums = share_sums(shares, block, square=False)
+        assert sums.jacobian is not None  # noqa: S101  for the type checker
+        return sums.moments, sums.jacobian
+
+    def moment_sums(self, theta: Array, block: Block) -> MomentSums:
+        """Moments, Jacobian and squares of the contributions from one visit of the block."""
+        return share_sums(ops.segment_softmax(block.features @ theta, block.offsets), block, square=True)
 
     def moment_sum_and_vjp(self, theta: Array, block: Block) -> tuple[Array, Callable[[Array], Array]]:
         """The same with ``v -> v'G``: two matrix-vector products in all, shares kept between them."""
@@ -227,22 +235,21 @@ class Logit:
 
         def implied(block: Block) -> Array:
             shares = ops.segment_softmax(block.features @ theta, block.offsets)
-            squared = block.squared_weight
-            return _share_cross(shares, block.instruments, block.instruments, block.offsets, squared)
+            return share_covariance(shares, block)
 
         covariance: Array = total(implied) / n_obs
         return covariance
 
     def instrument_product_sum(self, block: Block) -> Array:
         """``Zd'Zd`` with Zd the instruments demeaned within each choice set, weighted, (M, M)."""
-        centred = within(block.instruments, block.offsets)
+        centred = demeaned(block.instruments, block.offsets)
         weighted = centred if block.weight is None else centred * block.weight[:, None]
         product: Array = centred.T @ weighted
         return product
 
     def instrument_products(self, block: Block, left: Array, right: Array) -> Array:
         """``left' Zd_i'Zd_i right`` of each choice set, weighted; left (M, P), right (M,); (N_b, P)."""
-        centred = within(block.instruments, block.offsets)
+        centred = demeaned(block.instruments, block.offsets)
         rows = (centred @ left) * _weighted(centred @ right, block)[:, None]
         result: Array = ops.segment_sum(rows, block.offsets)
         return result
@@ -261,62 +268,44 @@ class Logit:
             return float(block.chosen @ utility - rest.sum())
         return float(block.chosen @ (block.weight * utility) - block.weight[block.offsets[:-1]] @ rest)
 
-    def check_existence(self, theta: Array, sample: Sample, transform: Array | None = None) -> None:
+    def check_existence(
+        self,
+        theta: Array,
+        sample: Sample,
+        transform: Array | None = None,
+        sums: MomentSums | None = None,
+    ) -> None:
         """Refuse separated data, for which no finite estimate exists (see :func:`.check_overlap`).
 
         With ``transform`` T the parameters are free ones of ``X T``: only along these may choices be separated.
+        With ``sums`` of the moments and of their Jacobian at theta, (P, F), those of a score can prove at once,
+        without a pass, that they are not.
         """
-        block = sample.whole().blocks[0]
-        if transform is not None:
-            block = replace(block, features=np.ascontiguousarray(block.features @ transform))
-        check_overlap(theta, block, sample.names)
+        is_score = all(self.is_likelihood_score(block) for block in sample.blocks)
+        if is_score and sums is not None and sums.jacobian is not None and sample.within is not None:
+            score, curvature = sums.moments, sums.jacobian
+            level, spread = sample.within.level, sample.within.spread
+            if transform is not None:
+                size = np.abs(transform.T)
+                score, curvature = transform.T @ score, transform.T @ curvature
+                level, spread = size @ level, size @ spread
+            mass = sum(_mass(block) for block in sample.blocks)
+            if proves_overlap(score, curvature, level, spread, mass):
+                return
+        check_overlap(theta, sample.blocks, sample.names, transform)
 
 
-def within(values: Array, offsets: NDArray[np.int64]) -> Array:
+def demeaned(values: Array, offsets: NDArray[np.int64]) -> Array:
     """Rows of (n, K) values minus their mean within each segment."""
     means = ops.segment_sum(values, offsets) / np.diff(offsets)[:, None]
     result: Array = values - ops.segment_repeat(means, offsets)
     return result
 
 
-def _typical(full: Block) -> Array:
-    """Coefficients that make utilities differ by about one within a choice set, as powers of two."""
-    centred = within(full.features, full.offsets)
-    largest = np.abs(centred).max(axis=0)
-    spread = largest * np.sqrt(np.mean(np.square(centred / largest), axis=0))
-    typical: Array = np.exp2(-np.round(np.log2(spread)))
-    return typical
+def _mass(block: Block) -> float:
+    """Sum of the weights of the choice sets, or their number."""
+    return float(block.n_sets if block.weight is None else block.weight[block.offsets[:-1]].sum())
 
 
 def _weighted(values: Array, block: Block) -> Array:
     return values if block.weight is None else values * block.weight
-
-
-PIECE = 2**15
-"""Numbers in a piece of features and instruments that stays in a core's own cache; measured, twice as fast
-as passes over a whole block."""
-
-
-def _share_cross(
-    shares: Array, left: Array, right: Array, offsets: NDArray[np.int64], weight: Array | None = None
-) -> Array:
-    """``sum_i left_i'(diag(s_i) - s_i s_i') right_i``, by rows less their share-weighted mean in each set.
-
-    Centring keeps the digits of columns that are large against their variation within sets, which the
-    difference of two products would lose.
-    """
-    weights = shares if weight is None else shares * weight
-    if type(shares) is not np.ndarray:  # shares that carry derivatives, which a sparse product cannot
-        means = ops.segment_sum(right * shares[:, None], offsets)
-        centred = (right - ops.segment_repeat(means, offsets)) * weights[:, None]
-        product: Array = left.T @ centred
-        return product
-    means, sizes = ops.weighted_sum(shares, right, offsets), np.diff(offsets)
-    total = np.zeros((left.shape[1], right.shape[1]))
-    for start, stop in block_ranges(offsets, max(64, PIECE // (left.shape[1] + right.shape[1]))):
-        rows = slice(offsets[start], offsets[stop])
-        centred = np.repeat(means[start:stop], sizes[start:stop], axis=0)
-        np.subtract(right[rows], centred, out=centred)
-        centred *= weights[rows, None]
-        total += left[rows].T @ centred
-    return total

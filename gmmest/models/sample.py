@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gmmest.data.observations import UNWEIGHTED, Observations
 
-__all__ = ["MomentModel", "Restriction", "Sample", "Total", "rows_per_block"]
+__all__ = ["MomentModel", "MomentSums", "Part", "Restriction", "Sample", "Total", "Within", "rows_per_block"]
 
 Array = NDArray[np.float64]
 Total = Callable[[Callable[[Any], Any]], Any]
@@ -36,6 +36,59 @@ class FreeParameters(Protocol):
 
 Restriction = Callable[[tuple[str, ...]], FreeParameters]
 """From the names of all parameters to the free ones among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class MomentSums:
+    """Sums over observations; records add.
+
+    Parameters
+    ----------
+    count : int
+        Observations summed over; with frequencies, their sum.
+    moments : array (M,)
+        ``sum_i g_i(theta)``.
+    jacobian : array (M, P) or None
+        ``sum_i dg_i/dtheta'``, where it was asked for.
+    square : array (M, M) or None
+        ``sum_i g_i g_i'/f_i`` with f_i the frequency, where it was asked for: N times the robust S.
+    """
+
+    count: int
+    moments: Array
+    jacobian: Array | None = None
+    square: Array | None = None
+
+    def __add__(self, other: MomentSums) -> MomentSums:
+        return MomentSums(
+            self.count + other.count,
+            self.moments + other.moments,
+            _both(self.jacobian, other.jacobian),
+            _both(self.square, other.square),
+        )
+
+
+def _both(left: Array | None, right: Array | None) -> Array | None:
+    return None if left is None or right is None else left + right
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """How columns vary within choice sets.
+
+    Parameters
+    ----------
+    level : array (K,)
+        Largest mean of a set, in absolute value.
+    spread : array (K,)
+        Largest distance of a row from the mean of its set.
+    deviation : array (K,)
+        Root of the mean over the rows of the squared distance.
+    """
+
+    level: Array
+    spread: Array
+    deviation: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +118,8 @@ class Sample:
     typical : array (P,), optional
         Magnitudes of the parameters that matter, powers of two: what a step of a finite difference is
         measured in.  By default 1 each, the user's own units.
+    within : Within, optional
+        For choices: how features vary within their sets.
     observations : Observations
         Weights, frequencies and clusters.
     absorbed : int
@@ -83,6 +138,7 @@ class Sample:
     notes: tuple[str, ...] = ()
     fingerprint: str = ""
     typical: Array | None = None
+    within: Within | None = None
     observations: Observations = UNWEIGHTED
     absorbed: int = 0
     recombined: Array | None = None
@@ -101,6 +157,40 @@ class Sample:
             return ends
         return np.searchsorted(np.concatenate(([0.0], np.cumsum(frequency))), ends)
 
+    @property
+    def parts(self) -> list[Part]:
+        """The blocks with what is known of their entries beside their rows."""
+        ends, seen = self.entries.tolist(), self.observations
+        return [
+            Part(
+                block,
+                count,
+                begin,
+                None if seen.frequency is None else seen.frequency[begin:end],
+            )
+            for block, count, begin, end in zip(self.blocks, self.counts, ends[:-1], ends[1:], strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A block with its entries' roles.
+
+    Parameters
+    ----------
+    block
+    count : int
+        Observations; with frequencies, their sum.
+    start : int
+        Its first entry among those of the sample.
+    frequency : (N_b,) array or None
+    """
+
+    block: Any
+    count: int
+    start: int
+    frequency: Array | None = None
+
 
 @runtime_checkable
 class MomentModel(Protocol):
@@ -108,12 +198,14 @@ class MomentModel(Protocol):
 
     Beside these two, a model may have ``moment_sum(theta, block) -> (M,)`` (law: the sum of the
     contributions), hand-written derivatives of it, ``moment_sum_and_jacobian(theta, block)`` and
-    ``moment_sum_and_vjp(theta, block)``, ``unadjusted_covariance(theta, n_obs, total) -> (M, M)``
+    ``moment_sum_and_vjp(theta, block)``, ``moment_sums(theta, block) -> MomentSums`` with the squares of the
+    contributions from the same visit of the block, ``unadjusted_covariance(theta, n_obs, total) -> (M, M)``
     with ``total`` the fold of a function over the blocks,
     ``instrument_product_sum(block) -> (M, M)`` for the first-step weight and its parts by observation,
     ``instrument_products(block, left, right) -> (n_b, P)``, ``is_likelihood_score(block) -> bool``,
-    ``loglike(theta, block) -> float``, and ``check_existence(theta, sample)``, which raises where no finite
-    estimate exists; with ``transform=`` T, of free parameters.  Where ``sample`` takes ``restriction=``, what
+    ``loglike(theta, block) -> float``, and ``check_existence(theta, sample, transform=None, sums=None)``, which
+    raises where no finite estimate exists; with T of free parameters, and with the sums of moments and Jacobian
+    at theta, where they are at hand.  Where ``sample`` takes ``restriction=``, what
     it checks of identification is asked of the free parameters alone.  A method that takes parameters has
     them first, as ``theta``: so they can be put in for free ones.
     """

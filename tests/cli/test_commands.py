@@ -327,6 +327,7 @@ def test_compare_starts_where_the_configuration_says(capsys: pytest.CaptureFixtu
     passes = []
     for start in ("{}", "{gc: 2.0}"):
         arguments = ["--grad", "forward", "--rounds", "1", "--json", "--set", f"estimation.start={start}"]
+        arguments += ["--set", "estimation.optimizer=lbfgsb"]
         code, out, _ = run(capsys, "compare", OVERIDENTIFIED, *arguments)
         assert code == VERIFIED
         passes.append(json.loads(out)["backends"][0]["evaluations"])

@@ -470,10 +470,8 @@ def test_workers_without_a_use_are_refused() -> None:
     from gmmest import config
 
     with pytest.raises(gm.ConfigError, match=r"^E102 estimation.workers has no use with executor serial\n.*"):
-        config.load(ROOT / "configs" / "logit.yaml", ["estimation.workers=2"])
-    settings = config.load(
-        ROOT / "configs" / "logit.yaml", ["estimation.executor=threads", "estimation.workers=2"]
-    )
+        config.load(ROOT / "configs" / "logit.yaml", ["estimation.executor=serial", "estimation.workers=2"])
+    settings = config.load(ROOT / "configs" / "logit.yaml", ["estimation.workers=2"])
     assert build(settings).executor == Threads(2)
 
 
