@@ -325,7 +325,7 @@ def test_compare_takes_regressions_with_weights_and_clusters(capsys: pytest.Capt
 def test_compare_starts_where_the_configuration_says(capsys: pytest.CaptureFixture[str]) -> None:
     """Another way to the minimum takes another number of passes."""
     passes = []
-    for start in ("{}", "{gc: 2.0}"):
+    for start in ("{}", "{gc: 0.2}"):
         arguments = ["--grad", "forward", "--rounds", "1", "--json", "--set", f"estimation.start={start}"]
         arguments += ["--set", "estimation.optimizer=lbfgsb"]
         code, out, _ = run(capsys, "compare", OVERIDENTIFIED, *arguments)
