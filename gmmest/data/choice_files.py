@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -191,7 +192,7 @@ class ChoiceFiles:
     def _room(self) -> int:
         if self.memory is None:
             return USUAL
-        held = anonymous_memory() + LIBRARIES
+        held = anonymous_memory() + (0 if "pandas" in sys.modules else LIBRARIES)  # pyarrow loads it
         if self.memory - held < ROOM:
             what = f"memory={in_words(self.memory)}: this process and the libraries it loads hold {in_words(held)}"
             advice = f"give at least {in_words(held + ROOM)}"
