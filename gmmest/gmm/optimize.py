@@ -272,7 +272,9 @@ def _polished(problem: Problem, point: Array, steps: int) -> tuple[Array, int]:
     for taken in range(steps):
         size = np.linalg.norm(jacobian @ step)
         if not size > 1e-15 * (1.0 + np.linalg.norm(residuals)):
-            return point, taken
+            # an optimiser that stays inside the bounds stops a rounding before one
+            ends = (step < 0) & (step <= low - point) | (step > 0) & (step >= high - point)
+            return np.where(ends, _moved(point, step, low, high), point), taken
         fraction = 1.0
         while True:
             trial = _moved(point, fraction * step, low, high)
