@@ -203,6 +203,9 @@ def section_pass(figures: Sequence[Figure]) -> str:
     """Part b."""
     passes = measured(figures, "a pass, times reading the features once")
     shares = measured(figures, "share of the peak")
+    floors = measured(
+        figures, "its operations at the speed of a matrix product, times reading the features once"
+    )
     bandwidth, peak = one(figures, "memory bandwidth").value, one(figures, "peak of one thread").value
     return f"""## One pass against memory and arithmetic
 
@@ -215,7 +218,8 @@ need. One thread; reading the features once, by the fastest of a scalar product,
 {table(("pass", "times reading once", "from", "to"), [(f.label, *values(f)) for f in passes])}
 
 Share of the speed of a matrix product, counting the operations that the formulas need:
-{", ".join(f"{share.label}: {share.value:.0%}" for share in shares)}.
+{", ".join(f"{share.label}: {share.value:.0%}" for share in shares)}. At that speed itself the operations would take,
+in multiples of reading the features once, {", ".join(f"{floor.value:.1f} ({floor.label})" for floor in floors)}.
 """
 
 

@@ -61,8 +61,11 @@ def _measured(shape: tuple[int, int, int], quick: bool, bar: Bar | None) -> list
         Figure(PART, "memory bandwidth", "features read once", "GB/s", _rates(choices.features, reading)),
         Figure(PART, "peak of one thread", "matrix product", "GFLOP/s", peak),
     ]
+    floor = tuple(1e-9 * operations / (a * b) for a, b in zip(peak, reading, strict=True))
+    what = "its operations at the speed of a matrix product, times reading the features once"
     return [
         *figures,
+        Figure(PART, what, label, "x", floor),
         *(roofs if bar else ()),
         Figure(PART, "roofline", label, "GFLOP/s", speed, x=operations / choices.features.nbytes),
         Figure(PART, "share of the peak", label, "", ratios(speed, peak)),
