@@ -84,8 +84,8 @@ def read_design(
 
 
 def strict_matrix(value: ArrayLike, name: str) -> FloatArray | Complaint:
-    """Convert to an (n, k) matrix of finite float64 with at least one column."""
-    matrix = strict_array(value, name, 2)
+    """Convert to an (n, k) matrix of finite float64, or leave float32, with at least one column."""
+    matrix = strict_array(value, name, 2, keep=np.float32)
     if not isinstance(matrix, Complaint) and matrix.shape[1] == 0:
         return Complaint("E307", f"{name} has shape {matrix.shape}: no columns", name, "give at least one")
     return matrix

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,9 +20,9 @@ class Block:
 
     Parameters
     ----------
-    features : (n, P) float64
+    features : (n, P) float64 or float32
         X; C-contiguous, aligned, read-only.
-    instruments : (n, M) float64
+    instruments : (n, M) float64 or float32
         Z, or the moment differences D where nothing is observed.
     chosen : (n,) float64
         1.0 in the chosen row of every set, 0.0 elsewhere; all zero where nothing is observed, so
@@ -57,6 +57,20 @@ class Block:
     def n_obs(self) -> int:
         """Observations that the sets stand for: their number, or the sum of their frequencies."""
         return self.n_sets if self.frequency is None else int(self.frequency[self.offsets[:-1]].sum())
+
+    def promoted(self) -> Block:
+        """The block with features and instruments in float64, as kernels take them; itself where they are.
+
+        Numbers of four bytes stay so in memory, and a copy of eight lives for one visit of one block.  What is
+        computed is what arrays converted beforehand give, to the last bit.
+        """
+        if self.features.dtype == np.float64 == self.instruments.dtype:
+            return self
+        features = self.features.astype(np.float64)
+        same = self.instruments is self.features
+        return replace(
+            self, features=features, instruments=features if same else self.instruments.astype(np.float64)
+        )
 
     def part(self, start: int, stop: int) -> Block:
         """Choice sets ``start:stop`` as views; only the offsets are new.

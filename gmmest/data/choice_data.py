@@ -312,7 +312,8 @@ class ChoiceData:
 
         Notes
         -----
-        Arrays that are read-only, C-contiguous float64 are shared, all others copied.  Sets with a
+        Arrays that are read-only, C-contiguous float64 are shared, all others copied.  Features and
+        instruments in float32 stay so, and are converted block by block where they are used.  Sets with a
         single alternative are dropped with a note; with moment differences only where their row of
         D is zero, because another row is a constant that belongs to g.
 

@@ -493,7 +493,9 @@ def _not_ids(column: Arrow, name: str, source: str) -> Complaint:
 # --- arrays ------------------------------------------------------------------------------------
 
 
-def strict_array(value: ArrayLike, name: str, ndim: int | None = None) -> FloatArray | Complaint:
+def strict_array(
+    value: ArrayLike, name: str, ndim: int | None = None, keep: type[np.floating[Any]] = np.float64
+) -> FloatArray | Complaint:
     """Read an array as finite, C-contiguous, aligned, read-only float64.
 
     A read-only array that already is all that is shared; a writable one is copied, so that
@@ -506,6 +508,8 @@ def strict_array(value: ArrayLike, name: str, ndim: int | None = None) -> FloatA
         For messages.
     ndim : int, optional
         Dimensions it must have; by default at least one.
+    keep : type
+        A type of float that is kept as it is.
 
     Returns
     -------
@@ -533,7 +537,7 @@ def strict_array(value: ArrayLike, name: str, ndim: int | None = None) -> FloatA
         what = f"{name} holds an integer beyond 2**53 that float64 cannot hold"
         return Complaint("E311", what, _first(name, inexact(array)), "rescale it, or leave it out")
     with np.errstate(over="ignore"):  # a longdouble beyond float64 becomes inf and is refused below
-        strict = np.require(array, np.float64, ["C", "A"])
+        strict = np.require(array, keep if array.dtype == keep else np.float64, ["C", "A"])
     finite = np.isfinite(strict)
     if not finite.all():
         return _array_not_finite(strict, name)

@@ -88,7 +88,7 @@ def check_instruments(
     """
     few = list(_too_few(len(moment_names), n_params))
     advice = "it makes no moment; drop it"
-    _, near = _decomposed(blocks, moment_names, lambda block: block.instruments, advice, few)
+    _, near = _decomposed(blocks, moment_names, lambda block: block.promoted().instruments, advice, few)
     if near is None:
         return None
     _raise(list(_redundant(near.factor, near.scale, moment_names, " within every choice set")))

@@ -93,12 +93,12 @@ class Logit:
         ranges = block_ranges(full.offsets, rows_per_block(len(names), len(moment_names)))
         blocks = [full.part(start, stop) for start, stop in ranges]
         if restriction is None:
-            checked = check_features(blocks, names, lambda block: block.features)
+            checked = check_features(blocks, names, lambda block: block.promoted().features)
             within, changed = checked.within, checked.changed
         else:
             held = restriction(names)
-            check_features(blocks, held.free, lambda block: block.features @ held.transform)
-            within = within_sets(blocks, lambda block: block.features, len(names))
+            check_features(blocks, held.free, lambda block: block.promoted().features @ held.transform)
+            within = within_sets(blocks, lambda block: block.promoted().features, len(names))
         if full.instruments is not full.features or restriction is not None:
             n_free = len(names if restriction is None else held.free)
             changed = check_instruments(blocks, moment_names, n_free)
@@ -187,6 +187,7 @@ class Logit:
 
     def moment_sum(self, theta: Array, block: Block) -> Array:
         """Sum of the contributions of a block, (M,); one pass, no temporary wider than a column."""
+        block = block.promoted()
         shares = ops.segment_softmax(block.features @ theta, block.offsets)
         surprise = _weighted(shares - block.chosen, block)
         total: Array = block.instruments.T @ surprise
@@ -194,6 +195,7 @@ class Logit:
 
     def contributions(self, theta: Array, block: Block) -> Array:
         """``g_i = Z_i'(s_i - y_i)`` of each choice set, (N_b, M)."""
+        block = block.promoted()
         shares = ops.segment_softmax(block.features @ theta, block.offsets)
         rows = block.instruments * _weighted(shares - block.chosen, block)[:, None]
         result: Array = ops.segment_sum(rows, block.offsets)
@@ -205,6 +207,7 @@ class Logit:
         ``sum_i Z_i'(diag(s_i) - s_i s_i')X_i = Z'(s o (X - xbar))`` with ``xbar`` the share-weighted
         mean of the features in each set.
         """
+        block = block.promoted()
         shares = ops.segment_softmax(block.features @ theta, block.offsets)
         sums = share_sums(shares, block, square=False)
         assert sums.jacobian is not None  # noqa: S101  for the type checker
@@ -212,10 +215,12 @@ class Logit:
 
     def moment_sums(self, theta: Array, block: Block) -> MomentSums:
         """Moments, Jacobian and squares of the contributions from one visit of the block."""
+        block = block.promoted()
         return share_sums(ops.segment_softmax(block.features @ theta, block.offsets), block, square=True)
 
     def moment_sum_and_vjp(self, theta: Array, block: Block) -> tuple[Array, Callable[[Array], Array]]:
         """The same with ``v -> v'G``: two matrix-vector products in all, shares kept between them."""
+        block = block.promoted()
         shares = ops.segment_softmax(block.features @ theta, block.offsets)
 
         def vjp(v: Array) -> Array:
@@ -234,6 +239,7 @@ class Logit:
         """
 
         def implied(block: Block) -> Array:
+            block = block.promoted()
             shares = ops.segment_softmax(block.features @ theta, block.offsets)
             return share_covariance(shares, block)
 
@@ -242,14 +248,14 @@ class Logit:
 
     def instrument_product_sum(self, block: Block) -> Array:
         """``Zd'Zd`` with Zd the instruments demeaned within each choice set, weighted, (M, M)."""
-        centred = demeaned(block.instruments, block.offsets)
+        centred = demeaned(block.promoted().instruments, block.offsets)
         weighted = centred if block.weight is None else centred * block.weight[:, None]
         product: Array = centred.T @ weighted
         return product
 
     def instrument_products(self, block: Block, left: Array, right: Array) -> Array:
         """``left' Zd_i'Zd_i right`` of each choice set, weighted; left (M, P), right (M,); (N_b, P)."""
-        centred = demeaned(block.instruments, block.offsets)
+        centred = demeaned(block.promoted().instruments, block.offsets)
         rows = (centred @ left) * _weighted(centred @ right, block)[:, None]
         result: Array = ops.segment_sum(rows, block.offsets)
         return result
@@ -262,7 +268,7 @@ class Logit:
         """``sum_i w_i f_i log s_i(chosen)``; None where choices are not observed (moment differences)."""
         if not block.chosen.any():
             return None
-        utility = block.features @ theta
+        utility = block.promoted().features @ theta
         rest = ops.segment_logsumexp(utility, block.offsets)
         if block.weight is None:
             return float(block.chosen @ utility - rest.sum())

@@ -134,7 +134,8 @@ class _Differences:
     unit: Array
 
     def of(self, block: Block) -> Array:
-        X = block.features if self.transform is None else block.features @ self.transform
+        X = block.promoted().features
+        X = X if self.transform is None else X @ self.transform
         chosen = np.flatnonzero(block.chosen)
         rest = np.delete(X, chosen, axis=0)
         rest -= np.repeat(X[chosen], np.diff(block.offsets) - 1, axis=0)

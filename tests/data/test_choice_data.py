@@ -702,7 +702,7 @@ def test_complaints_about_arrays_come_together():
     assert error.codes == ("E310", "E307", "E308", "E303")
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int32, np.bool_, ">f8", np.longdouble])
+@pytest.mark.parametrize("dtype", [np.float16, ">f4", np.int32, np.bool_, ">f8", np.longdouble])
 def test_other_real_dtypes_are_converted(dtype):
     X = np.array([[0, 1], [1, 0], [1, 1], [0, 0]], dtype=dtype)
     data = ChoiceData.from_arrays(**arrays(features=X))

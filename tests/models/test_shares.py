@@ -207,3 +207,34 @@ def test_columns_of_any_size_are_measured(size):
     fit = GMMEstimator(Logit(), data).fit()
     assert fit.verified
     assert np.isclose(fit.theta[1] * size, GMMEstimator(Logit(), base).fit().theta[1], rtol=1e-12)
+
+
+# --- numbers of four bytes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grad", ["analytic", "forward", "jax"])
+@pytest.mark.parametrize("weighting", ["robust", "unadjusted"])
+def test_features_in_float32_stay_so_and_give_the_bits_of_their_float64_values(grad, weighting):
+    block = _scores(sets=300, features=3, seed=6).block()
+    small = np.asarray(block.features, dtype=np.float32)
+    extra = np.asarray(np.random.default_rng(1).normal(size=(len(small), 4)), dtype=np.float32)
+    for Z in (None, np.column_stack([small, extra])):
+        fits = []
+        for kind in (np.float32, np.float64):
+            given = None if Z is None else Z.astype(kind)
+            data = ChoiceData.from_arrays(
+                features=small.astype(kind),
+                instruments=given,
+                chosen=block.chosen,
+                offsets=block.offsets,
+                instrument_names=None if Z is None else [f"z{j}" for j in range(7)],
+            )
+            assert data.features.dtype == kind
+            fits.append(GMMEstimator(Logit(), data, grad=grad, weighting=weighting).fit())
+        assert fits[0].verified
+        if grad == "jax":  # compiled another way for each type: the last bits differ
+            assert np.allclose(fits[0].theta, fits[1].theta, rtol=1e-11)
+            continue
+        assert np.array_equal(fits[0].theta, fits[1].theta)
+        assert np.array_equal(fits[0].cov_params(), fits[1].cov_params())
+        assert fits[0].loglike == fits[1].loglike
