@@ -54,13 +54,14 @@ def draw_peers(figures: Sequence[Figure]):
     axes.bar_label(drawn, [short(row.value) for row in rows], padding=3)
     axes.set_xscale("log")
     axes.margins(x=0.15)
-    axes.set_xlabel("seconds from arrays to estimates and standard errors")
+    axes.set_xlabel("seconds from arrays to estimates and standard errors (*: not the same answer)")
     return finished(canvas)
 
 
 def draw_growth(figures: Sequence[Figure]):
     """Log-log: seconds of a pass by what grows."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     curves = {axis: measured(figures, f"seconds of a pass by {axis}") for axis in AXES}
     if not any(curves.values()):
@@ -72,7 +73,10 @@ def draw_growth(figures: Sequence[Figure]):
         axes.fill_between(
             x, [min(p.repetitions) for p in points], [max(p.repetitions) for p in points], alpha=0.2
         )
-        axes.loglog(x, y[-1] * np.array(x) / x[-1], ":", color="0.6")
+        if axis == "rows":
+            axes.loglog(x, y[-1] * np.array(x) / x[-1], ":", color="0.6")
+        for one_axis in (axes.xaxis, axes.yaxis):
+            one_axis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(AXES[axis])
         axes.set_title(f"slope {slope(points):.2f}", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
@@ -234,7 +238,7 @@ def section_growth(figures: Sequence[Figure]) -> str:
     return f"""## Growth
 
 Seconds of a pass for g, G and S, one thread, when one size grows and the others stay. The slope is that of the
-logarithms: 1 is proportional (dotted). Instruments beyond the features are a matrix of their own.
+logarithms: 1 is proportional (dotted, for rows). Instruments beyond the features are a matrix of their own.
 
 ![Log-log: seconds of a pass by rows, alternatives, features and moments](figures/speed_growth.svg)
 
@@ -335,9 +339,11 @@ def one(figures: Sequence[Figure], what: str) -> Figure:
 
 
 def named(figures: Sequence[Figure], row: Figure) -> str:
-    """A program's name, with a mark where its answer is another one."""
+    """A program's name, with a mark where its answer is another one and its size where that is."""
+    ours = next((each for each in measured(figures, "whole fit") if each.label == "gmmest"), row)
+    size, same = row.note.split(";")[0], ours.note.split(";")[0]
     other = any("not the same" in figure.note for figure in figures if figure.label == row.label)
-    return f"{row.label} *" if other else row.label
+    return f"{row.label}{' *' if other else ''}{'' if size == same else f' ({size})'}"
 
 
 def slope(points: Sequence[Figure]) -> float:

@@ -31,7 +31,7 @@ WARM = 200
 ROUNDS = 3
 """Of fits after the first of each program."""
 SLOW = 20.0
-"""Seconds of a fit from which on it is not repeated."""
+"""Seconds of a first fit from which on it is repeated once only: what had to be compiled is not its time."""
 SAME = (4.0, 3.0)
 """Digits of estimates and of robust standard errors from which on an answer is one to the same question.
 Errors from the outer product of the scores, which are others, agree to two digits."""
@@ -98,9 +98,9 @@ def _take_turns(choices: Choices, place: Path, processes: ExitStack, rounds: int
         factor = np.sqrt(runs.choices.sets / (runs.choices.sets - 1))  # of those who correct for the sample
         errors = max(digits(answer.errors, truth[1]), digits(answer.errors, factor * truth[1]))
         runs.digits = (digits(answer.theta, truth[0]), errors)
-    for _ in range(rounds):
+    for turn in range(rounds):
         for runs, ask in programs:
-            if not runs.failed and runs.first < SLOW:
+            if not runs.failed and (turn == 0 or runs.first < SLOW):
                 runs.again.append(ask("fit"))
     return [runs for runs, _ in programs]
 

@@ -295,6 +295,19 @@ def test_a_page_of_one_part_has_that_part_alone(speed):
     assert "All bars were held." in page
 
 
+def test_programs_that_did_something_else_are_marked(speed):
+    figures = [
+        Figure("a", "whole fit", "gmmest", "s", (1.0,), note="100 x 10 x 20; as called"),
+        Figure("a", "whole fit", "one", "s", (2.0,), note="100 x 10 x 20; as called"),
+        Figure(
+            "a", "whole fit, times gmmest", "one", "x", (2.0,), note="not the same answer: see its digits"
+        ),
+        Figure("a", "whole fit", "other", "s", (2.0,), note="5 x 10 x 20; as called"),
+    ]
+    rows = speed.measured(figures, "whole fit")
+    assert [speed.named(figures, row) for row in rows] == ["gmmest", "one *", "other (5 x 10 x 20)"]
+
+
 def test_slopes_are_those_of_logarithms(speed):
     points = [Figure("c", "", "", "s", (3.0 * x**1.5,), x=x) for x in (1.0, 10.0, 100.0)]
     assert speed.slope(points) == pytest.approx(1.5)
