@@ -14,7 +14,6 @@ from gmmest.data.block import block_ranges
 from gmmest.data.choice_data import ChoiceData
 from gmmest.execution.serial import Executor
 from gmmest.gmm.moments import Moments
-from gmmest.gmm.weighting import moment_covariance
 from gmmest.models.logit import Logit
 from gmmest.models.sample import Sample
 
@@ -55,7 +54,7 @@ def sums(
         theta = np.full(len(sample.names), 0.1 + 1e-9 * turn)  # what is known at one theta is kept
         if not jacobian:
             return moments.value(theta)
-        found = moments.value_and_jacobian(theta)
-        return (*found, moment_covariance(moments, theta, "robust")) if square else found
+        found = moments.value_and_jacobian(theta, square)
+        return (*found, moments.square(theta)) if square else found
 
     return once
