@@ -296,11 +296,11 @@ sizes, two processes of Dask.
 
 def section_bits(figures: Sequence[Figure]) -> str:
     """Part f."""
-    found = one(figures, "different answers among")
+    found = one(figures, "different answers")
     return f"""## Bits
 
-Estimates and their covariance, byte by byte, by {found.label}: {found.value:.0f} different
-{"answer" if found.value == 1 else "answers"}.{" " + found.note if found.note else ""}
+Estimates and their covariance, byte by byte, {found.label}: {found.value:.0f} different
+{"answer" if found.value == 1 else "answers"} ({found.note}).
 """
 
 

@@ -39,10 +39,10 @@ def bits(quick: bool, place: Path) -> list[Figure]:
     found = {name: alone(fit, place, threads=threads) for name, (fit, threads) in ways.items()}
     first = next(iter(found.values()))
     different = [name for name, digest in found.items() if digest != first]
-    note = f"other bits: {', '.join(different)}" if different else ""
+    note = ", ".join(found) + (f"; other bits: {', '.join(different)}" if different else "")
     count = float(len(set(found.values())))
     return [
-        Figure(PART, "different answers among", ", ".join(found), "", (count,), bar=at_most(1), note=note)
+        Figure(PART, "different answers", f"among {len(found)} ways", "", (count,), bar=at_most(1), note=note)
     ]
 
 

@@ -271,7 +271,7 @@ def figures_of_all_parts() -> list[Figure]:
         Figure("d", "anonymous memory, times the limit", "4 x", "x", (0.75,), x=4.0, bar=at_most(1)),
         Figure("d", "conversion and opening", "4 x", "s", (12.5,), x=4.0, note="50 rows"),
         Figure("e", "seconds of a pass", "two workers, blocks as cut", "s", (0.0375,)),
-        Figure("f", "different answers among", "serial, 2 threads", "", (1.0,), bar=at_most(1)),
+        Figure("f", "different answers", "among 2 ways", "", (1.0,), bar=at_most(1), note="one, two"),
         Figure("g", "resumed fits with other bits", "60 of 60 evaluations", "", (0.0,), bar=at_most(0)),
     ]
 
