@@ -131,7 +131,14 @@ def _model(config: Config, code: UserFunction | None) -> Model:
             constant=given.constant,
         )
     assert code is not None  # noqa: S101  this kind has a function
-    return MomentFunction(code.function, given.names, given.moment_names or None, given.start)
+    return MomentFunction(
+        code.function,
+        given.names,
+        given.moment_names or None,
+        given.start,
+        given.instruments or None,
+        given.constant,
+    )
 
 
 def _logit(given: LogitConfig) -> Logit:
@@ -162,8 +169,8 @@ def build_data(config: Config, progress: Progress | None = None) -> ChoiceData |
     source, given = config.data, config.model
     if not isinstance(given, LogitConfig):
         return Table.from_frame(
-            _frame(config, _absorbed(config), given.columns),
-            list(dict.fromkeys(given.columns)),
+            _frame(config, _absorbed(config), given.numbers),
+            list(dict.fromkeys(given.numbers)),
             source="" if config.data_path is None else config.data_path.name,
             weight=source.weight,
             frequency=source.frequency,

@@ -108,7 +108,7 @@ class LinearIVConfig(Record):
             yield rule(("constant",), what, "delete it")
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def numbers(self) -> tuple[str, ...]:
         """Columns of numbers."""
         return (self.dependent, *self.exogenous, *self.endogenous, *self.instruments)
 
@@ -132,7 +132,7 @@ class ExponentialIVConfig(Record):
         yield from _broken_parts(raw)
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def numbers(self) -> tuple[str, ...]:
         """Columns of numbers."""
         return (self.dependent, *self.exogenous, *self.endogenous, *self.instruments)
 
@@ -182,13 +182,27 @@ class MomentFunctionConfig(Record):
     )
     moment_names: tuple[Name, ...] = Field(default=(), description="a list of the moments' names")
     start: Values = Field(default=ByName({}), description="a mapping of parameters' names to finite numbers")
+    instruments: tuple[Name, ...] = Field(
+        default=(), min_length=1, description="a column's name, or a list of at least one name"
+    )
+    constant: bool | None = Field(default=None, description="true or false")
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Columns of numbers: those of the function, then the instruments that are not among them."""
+        return tuple(dict.fromkeys((*self.columns, *self.instruments)))
 
     @classmethod
     def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
-        """Check that names are different, and that the start is one of parameters."""
-        for key in ("names", "moment_names"):
-            names = raw.get(key)
-            listed = [name for name in names if isinstance(name, str)] if isinstance(names, tuple) else []
+        """Check that names are different, that the start is one of parameters, and the constant an instrument."""
+        if raw.get("constant") is not None and "instruments" not in raw:
+            what = "model.constant has no use without model.instruments, of which it is one"
+            yield rule(("constant",), what, "name instruments, or delete constant")
+        elif raw.get("constant") is not False and "const" in _texts(raw.get("instruments")):
+            what = "model.instruments names 'const', which model.constant adds"
+            yield rule(("instruments",), what, "delete it, or write  constant: false  if it is a column")
+        for key in ("names", "moment_names", "instruments"):
+            listed = _texts(raw.get(key))
             for name in sorted({name for name in listed if listed.count(name) > 1}):
                 yield rule((key,), f"model.{key} names {name[:100]!r} twice", "give each a name of its own")
         names, start = raw.get("names"), raw.get("start")
@@ -199,6 +213,11 @@ class MomentFunctionConfig(Record):
                 near = get_close_matches(str(name), [other for other in names if isinstance(other, str)], 1)
                 what = f"model.start names {str(name)[:100]!r}, which is not in model.names"
                 yield rule(("start", str(name)), what, f"did you mean '{near[0]}'?" if near else "")
+
+
+def _texts(names: Any) -> list[str]:
+    """Those of a list that are texts; none where it is no list."""
+    return [name for name in names if isinstance(name, str)] if isinstance(names, tuple) else []
 
 
 KINDS: dict[str, type[Record]] = {

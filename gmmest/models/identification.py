@@ -19,7 +19,14 @@ from gmmest.errors import Complaint, IdentificationError, plural, printable
 from gmmest.models.recombination import NEAR, Recombination, recombination
 from gmmest.models.sample import Within
 
-__all__ = ["check_features", "check_instruments", "check_regression", "triangle_of", "within_sets"]
+__all__ = [
+    "check_columns",
+    "check_features",
+    "check_instruments",
+    "check_regression",
+    "triangle_of",
+    "within_sets",
+]
 
 Array = NDArray[np.float64]
 Columns = Callable[[Block], Array]
@@ -219,6 +226,16 @@ def check_regression(
         ]
     )
     return recombination(both[:m, :m], sizes[:m], moment_names)
+
+
+def check_columns(Z: Array, names: tuple[str, ...]) -> Recombination | None:
+    """Refuse instruments (n, K) that are zero or combinations of others (E211).
+
+    Returns what to replace where they are near to combinations of each other.
+    """
+    factor, scale = _factor(Z)
+    _raise(list(_redundant(factor, scale, names, "")))
+    return recombination(factor, scale, names)
 
 
 def _too_few(n_moments: int, n_params: int) -> Iterator[Complaint]:

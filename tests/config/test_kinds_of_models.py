@@ -60,6 +60,18 @@ model:
     sigma: 1.0
 """
 
+RESIDUALS = """\
+data:
+  path: wages.csv
+model:
+  kind: moment_function
+  function: moments:wage_residual
+  names: [school, exper, const]
+  columns: [wage, school, exper]
+  instruments: [exper, distance, mother]
+  constant: true
+"""
+
 TEXTS = {"linear_iv": LINEAR, "exponential_iv": EXPONENTIAL, "moment_function": FUNCTION}
 
 CLUSTERED = ["data.cluster=town", "estimation.weighting=cluster"]
@@ -104,6 +116,16 @@ def moments(**roles: Any) -> tuple[Any, Any]:
     return model, gm.Table.from_frame(wages(), ["lwage", "school", "exper", "distance", "mother"], **roles)
 
 
+def residuals(**options: Any) -> tuple[Any, Any]:
+    scope: dict[str, Any] = {}
+    exec((ROOT / "configs" / "moments.py").read_text(encoding="utf-8"), scope)
+    instruments = ["exper", "distance", "mother"]
+    model = gm.MomentFunction(
+        scope["wage_residual"], names=["school", "exper", "const"], instruments=instruments, **options
+    )
+    return model, gm.Table.from_frame(wages(), ["wage", "school", "exper", "distance", "mother"])
+
+
 KERNEL = {"weighting": "kernel", "kernel": "parzen", "bandwidth": 2.5}
 KERNEL_SET = [f"estimation.{key}={value}" for key, value in KERNEL.items()]
 
@@ -141,6 +163,13 @@ CASES: list[tuple[str, list[str], tuple[Any, Any], dict[str, Any]]] = [
         ["estimation.bounds={school: [0, 0.05]}", "estimation.small_sample=true"],
         exponential(),
         {"bounds": {"school": (0, 0.05)}, "small_sample": True},
+    ),
+    (RESIDUALS, [], residuals(), {}),
+    (
+        RESIDUALS,
+        ["model.constant=false", "estimation.fixed={const: 0.5}"],
+        residuals(constant=False),
+        {"fixed": {"const": 0.5}},
     ),
     (FUNCTION, [], moments(), {}),
     (
@@ -215,18 +244,18 @@ def test_every_argument_of_a_model_can_be_said() -> None:
 # --- coming back, and being misspelt -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("text", [*TEXTS.values(), RESIDUALS], ids=[*TEXTS, "residuals"])
 @pytest.mark.parametrize(
     "overrides",
     [[], ["data.weight=w", *CLUSTERED], KERNEL_SET, ["estimation.starts=[{const: 1}]"]],
     ids=" ".join,
 )
-def test_a_configuration_comes_back_from_its_own_text(kind: str, overrides: list[str]) -> None:
-    first = config.loads(TEXTS[kind], folder="/base", overrides=overrides)
+def test_a_configuration_comes_back_from_its_own_text(text: str, overrides: list[str]) -> None:
+    first = config.loads(text, folder="/base", overrides=overrides)
     again = config.loads(json.dumps(first.as_dict()), folder="/base")
     assert again == first
     assert again.sha256 == first.sha256
-    assert first.as_dict()["model"]["kind"] == kind
+    assert f"  kind: {first.as_dict()['model']['kind']}\n" in text
     assert hash(again) == hash(first)
 
 
@@ -235,13 +264,18 @@ def one_letter_off(word: str) -> set[str]:
     return {word[:i] + "q" + word[i + 1 :] for i in spots} | {word[:i] + word[i + 1 :] for i in spots}
 
 
-@pytest.mark.parametrize(
-    ("kind", "key"),
-    [(kind, key) for kind in TEXTS for key in KINDS[kind].model_fields if f"  {key}:" in TEXTS[kind]],
-)
-def test_every_key_with_one_wrong_letter_gets_one_complaint(kind: str, key: str) -> None:
-    lines = TEXTS[kind].splitlines()
-    line = next(i for i, text in enumerate(lines) if text.startswith(f"  {key}:"))
+KEYS = [
+    (text, kind, key)
+    for kind, text in (*TEXTS.items(), ("moment_function", RESIDUALS))
+    for key in KINDS[kind].model_fields
+    if f"  {key}:" in text
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "key"), KEYS, ids=[f"{kind} {key}" for _, kind, key in KEYS])
+def test_every_key_with_one_wrong_letter_gets_one_complaint(text: str, kind: str, key: str) -> None:
+    lines = text.splitlines()
+    line = next(i for i, row in enumerate(lines) if row.startswith(f"  {key}:"))
     for wrong in sorted(one_letter_off(key) - {key}):
         edited = list(lines)
         edited[line] = edited[line].replace(key, wrong, 1)
@@ -391,6 +425,22 @@ REFUSED = [
     ),
     (
         FUNCTION,
+        "model.constant=true",
+        "E102 model.constant has no use without model.instruments, of which it is one |",
+    ),
+    (
+        RESIDUALS,
+        "model.instruments=[mother, const]",
+        "E102 model.instruments names 'const', which model.constant adds |",
+    ),
+    (RESIDUALS, "model.instruments=[mother, mother]", "E102 model.instruments names 'mother' twice |"),
+    (
+        RESIDUALS,
+        "model.instruments=[]",
+        "E102 model.instruments: expected a column's name, or a list of at least one name, found an empty list |",
+    ),
+    (
+        FUNCTION,
         "model.function=3",
         "E102 model.function: expected FILE:FUNCTION, such as moments:my_moments, found the number 3 |",
     ),
@@ -436,7 +486,7 @@ def test_a_word_in_a_column_of_numbers_is_named(folder: Path) -> None:
         build(settings)
 
 
-@pytest.mark.parametrize("name", ["linear_iv", "moments"])
+@pytest.mark.parametrize("name", ["linear_iv", "moments", "residuals"])
 def test_the_configurations_that_come_along_fit(name: str) -> None:
     result = fit(config.load(ROOT / "configs" / f"{name}.yaml"))
     assert result.verified
