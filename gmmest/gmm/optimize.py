@@ -32,6 +32,9 @@ stopped, which forgets the largest columns that the scaling has seen, needs as m
 
 FORESEEN_STEPS = 20
 FORESEEN_PART = 0.75
+FORESEEN_END = 1e-6
+"""Length of ``J step``, in whitened residuals standard errors, at which Gauss-Newton steps that were all foreseen
+have arrived."""
 FORESEEN_LEAST = 1e-6
 """Below this part of the sum of squares the trust region, which then starts near its end, is as quick."""
 
@@ -146,7 +149,9 @@ def _least_squares(problem: Problem, start: Array, count: int, limit: int) -> Ou
     """
     from scipy.optimize import least_squares
 
-    start, ahead = _foreseen(problem, start, min(FORESEEN_STEPS, limit - 1))
+    start, ahead, ended = _foreseen(problem, start, min(FORESEEN_STEPS, limit - 1))
+    if ended:
+        return Outcome(start, problem.value(start), ahead, "Gauss-Newton steps came to their end")
     reached = [start]
 
     def residuals(z: Array) -> Array:
@@ -185,8 +190,11 @@ def _least_squares(problem: Problem, start: Array, count: int, limit: int) -> Ou
     return Outcome(found.x, float(2.0 * found.cost), ahead + int(found.njev), str(found.message))
 
 
-def _foreseen(problem: Problem, point: Array, most: int) -> tuple[Array, int]:
+def _foreseen(problem: Problem, point: Array, most: int) -> tuple[Array, int, bool]:
     """Gauss-Newton steps while each takes off at least three quarters of what the linear model foresees.
+
+    Returns where they led, how many they were, and whether the next would be no longer than
+    :data:`FORESEEN_END`: polishing does what is left.
 
     A trust region would widen after every one of them, but it begins at one standard error where a start is
     zero, and needs a step for each doubling from there.
@@ -197,6 +205,8 @@ def _foreseen(problem: Problem, point: Array, most: int) -> tuple[Array, int]:
         residuals, jacobian = problem.residuals_and_jacobian(point)
         while taken < most:
             step = bounded_step(jacobian, residuals, low - point, high - point)
+            if np.linalg.norm(jacobian @ step) <= FORESEEN_END:
+                return point, taken, True
             foreseen = residuals @ residuals - np.sum(np.square(residuals + jacobian @ step))
             if not foreseen > FORESEEN_LEAST * (residuals @ residuals):
                 break
@@ -209,7 +219,7 @@ def _foreseen(problem: Problem, point: Array, most: int) -> tuple[Array, int]:
             point, residuals, jacobian, taken = trial, after, slope, taken + 1
     except EstimationError:
         pass  # the trust region says what is wrong at the start, or steps back
-    return point, taken
+    return point, taken, False
 
 
 def _scalar(problem: Problem, start: Array, method: str, limit: int) -> Outcome:
@@ -271,7 +281,8 @@ def _polished(problem: Problem, point: Array, steps: int) -> tuple[Array, int]:
     step = bounded_step(jacobian, residuals, low - point, high - point)
     for taken in range(steps):
         size = np.linalg.norm(jacobian @ step)
-        if not size > 1e-15 * (1.0 + np.linalg.norm(residuals)):
+        rounding = 2.0 * np.spacing(np.max(np.abs(point)))  # of the largest parameter; all are in like units
+        if not size > 1e-15 * (1.0 + np.linalg.norm(residuals)) or np.max(np.abs(step)) <= rounding:
             # an optimiser that stays inside the bounds stops a rounding before one
             ends = (step < 0) & (step <= low - point) | (step > 0) & (step >= high - point)
             return np.where(ends, _moved(point, step, low, high), point), taken

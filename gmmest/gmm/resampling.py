@@ -214,6 +214,7 @@ def taken(sample: Sample, places: Places, frequency: Array | None) -> Sample:
         counts=tuple(counts),
         whole=lambda: taken(sample.whole(), places, frequency),
         fingerprint="",
+        instrument_product=None,
         observations=seen,
     )
 

@@ -523,7 +523,9 @@ def first_weight(moments: Moments) -> Weight:
     names = moments.sample.moment_names
     if product is None:
         return identity_weight(moments.sample)
-    return Weight(_root(moments.total(product) / moments.sample.n_obs, names), "instruments")
+    known = moments.sample.instrument_product
+    total = moments.total(product) if known is None else known
+    return Weight(_root(total / moments.sample.n_obs, names), "instruments")
 
 
 def inverse_weight(covariance: MomentCovariance, names: tuple[str, ...]) -> Weight:

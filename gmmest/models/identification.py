@@ -49,10 +49,16 @@ QR_ROWS = 8192
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """How features vary within choice sets, and what to replace if they are the instruments."""
+    """How columns vary within choice sets, and what to replace if they are the instruments.
+
+    Parameters
+    ----------
+    within : Within
+    changed : Recombination or None
+    """
 
     within: Within
-    changed: Recombination | None
+    changed: Recombination | None = None
 
 
 def check_features(blocks: Sequence[Block], names: tuple[str, ...], columns: Columns) -> Checked:
@@ -73,7 +79,7 @@ def check_features(blocks: Sequence[Block], names: tuple[str, ...], columns: Col
     advice = "let it act on some alternatives (only), interact it, or drop it"
     within, near = _decomposed(blocks, names, columns, advice)
     if near is None:
-        return Checked(within, None)
+        return Checked(within)
     complaints = [
         Complaint(
             "E202",
@@ -86,20 +92,18 @@ def check_features(blocks: Sequence[Block], names: tuple[str, ...], columns: Col
     return Checked(within, recombination(near.factor, near.scale, names))
 
 
-def check_instruments(
-    blocks: Sequence[Block], moment_names: tuple[str, ...], n_params: int
-) -> Recombination | None:
+def check_instruments(blocks: Sequence[Block], moment_names: tuple[str, ...], n_params: int) -> Checked:
     """Refuse too few instruments (E212), and constant (E203) or redundant ones (E211).
 
     Returns what to replace where they are near to combinations of each other.
     """
     few = list(_too_few(len(moment_names), n_params))
     advice = "it makes no moment; drop it"
-    _, near = _decomposed(blocks, moment_names, lambda block: block.promoted().instruments, advice, few)
+    within, near = _decomposed(blocks, moment_names, lambda block: block.promoted().instruments, advice, few)
     if near is None:
-        return None
+        return Checked(within)
     _raise(list(_redundant(near.factor, near.scale, moment_names, " within every choice set")))
-    return recombination(near.factor, near.scale, moment_names)
+    return Checked(within, recombination(near.factor, near.scale, moment_names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +123,12 @@ def _decomposed(
     eigenvalue of the correlations comes below :data:`DOUBTFUL` a second pass decomposes the columns themselves.
     """
     scan = _scan(blocks, columns, len(names))
-    still = np.flatnonzero(scan.spread <= SMALL * np.maximum(scan.level, scan.spread))
+    size = np.sqrt(np.diag(scan.cross))
+    still = np.flatnonzero(size <= SMALL * np.maximum(scan.level, size))
     flat = [names[k] for k in still if all(_flat(columns(b)[:, k], b.offsets) for b in blocks)]
     what = "does not vary inside any choice set"
     _raise([*before, *(Complaint("E203", f"{printable(name)} {what}", next=advice) for name in flat)])
     within = _within(scan, blocks)
-    size = np.sqrt(np.diag(scan.cross))
     if np.all(size > 0) and np.linalg.eigvalsh(scan.cross / np.outer(size, size))[0] > DOUBTFUL:
         return within, None
     factor, scale = _unit_columns(triangle_of(_centred(columns(b) / scan.unit, b.offsets) for b in blocks))
@@ -137,49 +141,47 @@ def within_sets(blocks: Sequence[Block], columns: Columns, count: int) -> Within
 
 
 def _within(scan: _Scan, blocks: Sequence[Block]) -> Within:
-    n_rows = sum(block.n_rows for block in blocks)
-    deviation = np.sqrt(np.diag(scan.cross) / n_rows)
-    return Within(scan.level * scan.unit, scan.spread * scan.unit, deviation * scan.unit)
-
-
-def _scan(blocks: Sequence[Block], columns: Columns, count: int) -> _Scan:
-    scan = _scanned(blocks, columns, np.ones(count))
-    if np.all((scan.spread == 0) | ((scan.spread > 1 / LARGE) & (scan.spread < LARGE))):
-        return scan
-    unit = np.exp2(np.round(np.log2(np.where(scan.spread > 0, scan.spread, 1.0))))
-    return _scanned(blocks, columns, unit)
+    cross = scan.cross * np.outer(scan.unit, scan.unit)
+    return Within(
+        scan.level * scan.unit, np.sqrt(np.diag(scan.cross)) * scan.unit, cross, sum(b.n_rows for b in blocks)
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """Largest means of sets, largest distances from them, and their squares and products; in units."""
+    """Largest means of sets, and squares and products of the distances from them; in units."""
 
     unit: Array
     level: Array
-    spread: Array
     cross: Array
 
 
+def _scan(blocks: Sequence[Block], columns: Columns, count: int) -> _Scan:
+    """One pass; two more where squares are out of range."""
+    scan = _scanned(blocks, columns, np.ones(count))
+    squares = np.diag(scan.cross)
+    if np.all((squares > 1 / LARGE) & (squares < LARGE)):
+        return scan
+    centred = (_centred(columns(block), block.offsets) for block in blocks)
+    largest = np.max([np.abs(rows).max(axis=0) for rows in centred], axis=0)
+    return _scanned(blocks, columns, np.exp2(np.round(np.log2(np.where(largest > 0, largest, 1.0)))))
+
+
 def _scanned(blocks: Sequence[Block], columns: Columns, unit: Array) -> _Scan:
-    level, spread = np.zeros(unit.size), np.zeros(unit.size)
-    cross = np.zeros((unit.size, unit.size))
+    level, cross = np.zeros(unit.size), np.zeros((unit.size, unit.size))
     plain = bool(np.all(unit == 1.0))
     for block in blocks:
-        values = columns(block)
+        values, sizes = columns(block), np.diff(block.offsets)
+        means = ops.weighted_sum(np.repeat(1.0 / sizes, sizes), values, block.offsets)
+        means = means if plain else means / unit
+        level = np.maximum(level, np.abs(means).max(axis=0))
         for start, stop in block_ranges(block.offsets, max(64, PIECE // unit.size)):
-            offsets = block.offsets[start : stop + 1]
-            rows, sizes = values[offsets[0] : offsets[-1]], np.diff(offsets)
-            rows = rows if plain else rows / unit
-            means = ops.weighted_sum(np.repeat(1.0 / sizes, sizes), rows, offsets - offsets[0])
-            centred = np.repeat(means, sizes, axis=0)
-            np.subtract(rows, centred, out=centred)
-            level = np.maximum(level, np.abs(means).max(axis=0))
-            spread = np.maximum(spread, np.maximum(centred.max(axis=0), -centred.min(axis=0)))
-            with np.errstate(
-                over="ignore", invalid="ignore"
-            ):  # squares of large numbers: done again in units
+            centred = np.repeat(means[start:stop], sizes[start:stop], axis=0)
+            rows = values[int(block.offsets[start]) : int(block.offsets[stop])]
+            np.subtract(rows if plain else rows / unit, centred, out=centred)
+            with np.errstate(over="ignore", invalid="ignore"):  # squares out of range: done again in units
                 cross += centred.T @ centred
-    return _Scan(unit, level, spread, cross)
+    return _Scan(unit, level, cross)
 
 
 def _flat(column: Array, offsets: NDArray[np.int64]) -> bool:

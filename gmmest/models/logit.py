@@ -9,7 +9,9 @@ maximum likelihood (McFadden 1974); other instruments give the same parameters o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,21 +92,25 @@ class Logit:
                 )
             )
         names, moment_names, full, notes, seen, fingerprint = self._arrays(data)
-        ranges = block_ranges(full.offsets, rows_per_block(len(names), len(moment_names)))
-        blocks = [full.part(start, stop) for start, stop in ranges]
-        if restriction is None:
-            checked = check_features(blocks, names, lambda block: block.promoted().features)
-            within, changed = checked.within, checked.changed
-        else:
-            held = restriction(names)
-            check_features(blocks, held.free, lambda block: block.promoted().features @ held.transform)
-            within = within_sets(blocks, lambda block: block.promoted().features, len(names))
-        if full.instruments is not full.features or restriction is not None:
-            n_free = len(names if restriction is None else held.free)
-            changed = check_instruments(blocks, moment_names, n_free)
+        with ThreadPoolExecutor(1) as beside:  # hashing takes as long as the checks, and a core of its own
+            content = beside.submit(fingerprint)
+            ranges = block_ranges(full.offsets, rows_per_block(len(names), len(moment_names)))
+            blocks = [full.part(start, stop) for start, stop in ranges]
+            if restriction is None:
+                checked = instruments = check_features(blocks, names, lambda block: block.promoted().features)
+                within = checked.within
+            else:
+                held = restriction(names)
+                check_features(blocks, held.free, lambda block: block.promoted().features @ held.transform)
+                within = within_sets(blocks, lambda block: block.promoted().features, len(names))
+            if full.instruments is not full.features or restriction is not None:
+                n_free = len(names if restriction is None else held.free)
+                instruments = check_instruments(blocks, moment_names, n_free)
+        changed = instruments.changed
         if changed is not None:
             differences = changed.apply(full.instruments, lambda part: demeaned(part, full.offsets))
             full, notes = replace(full, instruments=differences), (*notes, *changed.notes)
+        product = instruments.within.cross if changed is None and full.weight is None else None
         # coefficients that make utilities differ by about one within a choice set, as powers of two
         typical = np.exp2(-np.round(np.log2(np.where(within.deviation > 0, within.deviation, 1.0))))
 
@@ -118,9 +124,10 @@ class Logit:
                 start=np.zeros(len(names)),
                 whole=lambda: sample([(0, full.n_sets)]),
                 notes=notes,
-                fingerprint=fingerprint,
+                fingerprint=content.result(),
                 typical=typical,
                 within=within,
+                instrument_product=product,
                 observations=seen,
                 recombined=None if changed is None else changed.transform,
             )
@@ -129,14 +136,15 @@ class Logit:
 
     def _arrays(
         self, data: ChoiceData | ChoiceFiles
-    ) -> tuple[tuple[str, ...], tuple[str, ...], Block, tuple[str, ...], Observations, str]:
+    ) -> tuple[tuple[str, ...], tuple[str, ...], Block, tuple[str, ...], Observations, Callable[[], str]]:
         if isinstance(data, ChoiceFiles):
             stored = data.store(self._design())
             known = stored.manifest
             names, moments = tuple(known.names), tuple(known.moment_names)
-            return names, moments, stored.block, tuple(known.notes), stored.observations, known.fingerprint
+            seen = stored.observations
+            return names, moments, stored.block, tuple(known.notes), seen, lambda: known.fingerprint
         columns = used_columns((*self.utility, *(self.instruments or ())))
-        fingerprint = data.fingerprint(columns)
+        fingerprint = partial(data.fingerprint, columns)
         if data.features is not None:
             if self.utility or self.instruments is not None:
                 raise ConfigError(
@@ -290,13 +298,13 @@ class Logit:
         is_score = all(self.is_likelihood_score(block) for block in sample.blocks)
         if is_score and sums is not None and sums.jacobian is not None and sample.within is not None:
             score, curvature = sums.moments, sums.jacobian
-            level, spread = sample.within.level, sample.within.spread
+            level, reach = sample.within.level, sample.within.reach
             if transform is not None:
                 size = np.abs(transform.T)
                 score, curvature = transform.T @ score, transform.T @ curvature
-                level, spread = size @ level, size @ spread
+                level, reach = size @ level, size @ reach
             mass = sum(_mass(block) for block in sample.blocks)
-            if proves_overlap(score, curvature, level, spread, mass):
+            if proves_overlap(score, curvature, level, reach, mass):
                 return
         check_overlap(theta, sample.blocks, sample.names, transform)
 

@@ -80,15 +80,23 @@ class Within:
     ----------
     level : array (K,)
         Largest mean of a set, in absolute value.
-    spread : array (K,)
-        Largest distance of a row from the mean of its set.
-    deviation : array (K,)
-        Root of the mean over the rows of the squared distance.
+    reach : array (K,)
+        Root of the sum over the rows of their squared distance from the mean of their set; no row is farther.
+    cross : array (K, K)
+        Sum of the products of these distances.
+    n_rows : int
     """
 
     level: Array
-    spread: Array
-    deviation: Array
+    reach: Array
+    cross: Array
+    n_rows: int
+
+    @property
+    def deviation(self) -> Array:
+        """Root of the mean over the rows of the squared distance, (K,)."""
+        root: Array = self.reach / np.sqrt(self.n_rows)
+        return root
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +128,8 @@ class Sample:
         measured in.  By default 1 each, the user's own units.
     within : Within, optional
         For choices: how features vary within their sets.
+    instrument_product : array (M, M), optional
+        Sum of what ``instrument_product_sum`` gives for the blocks, where it is at hand.
     observations : Observations
         Weights, frequencies and clusters.
     absorbed : int
@@ -139,6 +149,7 @@ class Sample:
     fingerprint: str = ""
     typical: Array | None = None
     within: Within | None = None
+    instrument_product: Array | None = None
     observations: Observations = UNWEIGHTED
     absorbed: int = 0
     recombined: Array | None = None

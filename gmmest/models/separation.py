@@ -31,7 +31,7 @@ _ROUNDING = 16.0 * np.finfo(np.float64).eps
 """Of a share and of the sums that it goes into."""
 
 
-def proves_overlap(score: Array, curvature: Array, level: Array, spread: Array, mass: float) -> bool:
+def proves_overlap(score: Array, curvature: Array, level: Array, reach: Array, mass: float) -> bool:
     """Whether the score and curvature of the likelihood at one point prove that its maximum exists.
 
     Parameters
@@ -41,15 +41,15 @@ def proves_overlap(score: Array, curvature: Array, level: Array, spread: Array, 
         of the moments, where these are the score.
     curvature : array (P, P)
         Sum of their Jacobians.
-    level, spread : array (P,)
-        Largest mean of a choice set and largest distance of a row from it, see :class:`.sample.Within`.
+    level, reach : array (P,)
+        Largest mean of a choice set, and a distance from it that no row exceeds; see :class:`.sample.Within`.
     mass : float
         Number of choice sets, or the sum of their weights.
 
     Notes
     -----
     The proof of :func:`check_overlap` asks for ``|x_j'H^-1 r| < 1`` with ``H = sum_j s_j x_j x_j'``.  H is the
-    curvature plus squares, and ``|x_jk| <= 2 spread_k = d_k``.  With ``D = diag(d)`` and l the smallest
+    curvature plus squares, and ``|x_jk| <= 2 reach_k = d_k``.  With ``D = diag(d)`` and l the smallest
     eigenvalue of ``D^-1 curvature D^-1`` therefore ``|x_j'H^-1 r| <= P^(1/2) |D^-1 r| / l``.  No row is looked
     at.  Near the maximum r is rounding and the bound is far below one; where choices are separated it cannot
     fall below one, since no proof exists.  There r is made of shares below rounding, which ``s - y`` has lost
@@ -61,14 +61,14 @@ def proves_overlap(score: Array, curvature: Array, level: Array, spread: Array, 
     >>> proves_overlap(1e-9 * one, np.array([[5.0]]), one, one, 30.0)
     True
     """
-    reach = 2.0 * spread
-    if not (np.all(reach > 0) and np.all(np.isfinite(curvature))):
+    farthest = 2.0 * reach
+    if not (np.all(farthest > 0) and np.all(np.isfinite(curvature))):
         return False
-    extent = np.linalg.eigvalsh(curvature / np.outer(reach, reach))
+    extent = np.linalg.eigvalsh(curvature / np.outer(farthest, farthest))
     if not extent[0] > _FULL_RANK * extent[-1]:
         return False
-    lost = _ROUNDING * mass * (level + spread)
-    bound = np.sqrt(reach.size) * np.linalg.norm((np.abs(score) + lost) / reach) / extent[0]
+    lost = _ROUNDING * mass * (level + reach)
+    bound = np.sqrt(reach.size) * np.linalg.norm((np.abs(score) + lost) / farthest) / extent[0]
     return bool(bound < _CERTAIN)
 
 
