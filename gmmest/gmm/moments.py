@@ -89,7 +89,15 @@ class Moments:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What workers elsewhere need of functions that refer to these moments: all but the data."""
-        lean = replace(self.sample, blocks=(), observations=UNWEIGHTED, notes=(), whole=_no_data)
+        lean = replace(
+            self.sample,
+            blocks=(),
+            observations=UNWEIGHTED,
+            notes=(),
+            whole=_no_data,
+            within=None,
+            instrument_product=None,
+        )
         parts = {
             **self.__dict__,
             "sample": lean,

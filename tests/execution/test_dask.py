@@ -233,7 +233,7 @@ def test_no_data_travel_with_the_function(tmp_path: Path, choices: gm.ChoiceData
     message = Spill(tmp_path).message(lambda block: moments._prepared.value_and_jacobian(theta, block))
     assert sum(block.features.nbytes for block in sample.blocks) > 200_000
     assert len(message.header) < 8_000
-    assert sum(len(array) for array in message.arrays) <= 8 * theta.nbytes
+    assert sum(len(array) for array in message.arrays) <= 3 * theta.nbytes
 
 
 def test_arrays_that_a_function_reads_are_written_once(workers: DaskSession) -> None:
