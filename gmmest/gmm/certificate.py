@@ -62,6 +62,15 @@ class Certificate:
         """Whether nothing speaks against it."""
         return not self.reasons
 
+    def verdict(self, n_params: int) -> str:
+        """One line: verified, or not and why; `n_params` is how many parameters were free."""
+        if not self.verified:
+            return "NOT VERIFIED: " + "; ".join(self.reasons)
+        return (
+            f"verified: remaining Newton step {self.remaining_step_se:.0e} standard errors,"
+            f" condition {self.condition:.1e}, rank {self.rank} of {n_params}"
+        )
+
 
 def certify(
     point: Array,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.errors import Complaint, ConfigError, EstimationError, plural, printable, some
+from gmmest.gmm.inference import quantile, require_level
+from gmmest.gmm.json_text import finite, finite_by_name, json_text
 from gmmest.gmm.resampling import MULTIPLIERS, Multipliers
 from gmmest.gmm.weighting import read_only
 
@@ -182,16 +183,13 @@ class Bootstrap:
         ConfigError
             E102: an unknown method; an alpha with no quantile among so few replications.
         """
-        from scipy.special import ndtri
-
         if method not in INTERVALS:
             raise ConfigError(
                 Complaint("E102", f"method is {method!r}; expected one of {', '.join(INTERVALS)}")
             )
-        if not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
-            raise ConfigError(Complaint("E102", f"alpha is {alpha!r}; a number between 0 and 1 was expected"))
+        require_level(alpha)
         if method == "normal":
-            ends = self.theta + np.outer([-1.0, 1.0], ndtri(1 - alpha / 2) * self.standard_errors)
+            ends = self.theta + np.outer([-1.0, 1.0], quantile(alpha) * self.standard_errors)
         elif method == "percentile-t":
             ends = self.theta - self._quantiles(self.t_draws, alpha)[::-1] * self.errors
         elif method == "basic":
@@ -345,27 +343,26 @@ class Bootstrap:
             "seed": self.options.seed,
             "recentred": self.recentred,
             "multipliers": self.options.multipliers if self.options.kind == "wild" else None,
-            "params": self._numbers(self.theta),
-            "bse": self._numbers(self.standard_errors),
-            "bse_analytic": self._numbers(self.errors),
-            "pvalues": self._numbers(self.p_values),
-            "percentile_t_95": {"lower": self._numbers(ends[0]), "upper": self._numbers(ends[1])},
+            "params": finite_by_name(self.names, self.theta),
+            "bse": finite_by_name(self.names, self.standard_errors),
+            "bse_analytic": finite_by_name(self.names, self.errors),
+            "pvalues": finite_by_name(self.names, self.p_values),
+            "percentile_t_95": {
+                "lower": finite_by_name(self.names, ends[0]),
+                "upper": finite_by_name(self.names, ends[1]),
+            },
             "j": self.j,
             "j_pvalue": self.j_pvalue if self.j_draws is not None and self.recentred else None,
             "failures": [{"replication": f.index, "reason": f.reason} for f in self.failures],
             "notes": list(self.notes),
-            "draws": [_finite(row) for row in self.draws],
-            "j_draws": None if self.j_draws is None else _finite(self.j_draws),
+            "draws": [[finite(x) for x in row] for row in self.draws],
+            "j_draws": None if self.j_draws is None else [finite(x) for x in self.j_draws],
             "seconds": self.seconds,
         }
 
     def to_json(self) -> str:
         """The same as JSON."""
-        text = json.dumps(self.as_dict(), allow_nan=False, ensure_ascii=False)
-        return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
-
-    def _numbers(self, values: Array) -> dict[str, float | None]:
-        return dict(zip(self.names, _finite(values), strict=True))
+        return json_text(self.as_dict())
 
     def __repr__(self) -> str:
         pairs = zip(self.names, self.theta, self.standard_errors, strict=True)
@@ -384,7 +381,3 @@ def told(failures: Sequence[Failure]) -> tuple[str, ...]:
     told = [f"{some(places)} ({printable(reason)})" for reason, places in listed[:REASONS]]
     more = sum(len(places) for _, places in listed[REASONS:])
     return (*told, f"{more} more for other reasons") if more else tuple(told)
-
-
-def _finite(values: Array) -> list[float | None]:
-    return [x if np.isfinite(x) else None for x in values.tolist()]

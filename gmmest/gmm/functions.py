@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from gmmest.derivatives.backends import Backend
 from gmmest.derivatives.operators import value_and_jacobian
 from gmmest.errors import Complaint, ConfigError, EstimationError, printable, some
-from gmmest.gmm.inference import quantile, two_sided_p, wald_quantile
+from gmmest.gmm.coefficients import Coefficients
+from gmmest.gmm.inference import require_level, wald_quantile
 from gmmest.gmm.weighting import Weight, read_only
 
 if TYPE_CHECKING:
@@ -100,49 +101,40 @@ class DeltaMethod:
     @property
     def standard_errors(self) -> Array:
         """Square roots of the diagonal of ``F V F'``, (q,)."""
-        errors: Array = np.sqrt(np.diag(self.v))
-        return errors
+        return self._coefficients.standard_errors
 
     @property
     def estimate(self) -> pd.Series:
         """Values by name."""
-        return self._series(self.value, "estimate")
+        return self._coefficients.series(self.value, "estimate")
 
     @property
     def bse(self) -> pd.Series:
         """Standard errors by name."""
-        return self._series(self.standard_errors, "bse")
+        return self._coefficients.series(self.standard_errors, "bse")
 
     @property
     def z(self) -> pd.Series:
         """Values over standard errors."""
-        return self._series(self.value / self.standard_errors, "z")
+        return self._coefficients.series(self._coefficients.ratios, "z")
 
     @property
     def pvalues(self) -> pd.Series:
         """Two-sided p-values of ``f = 0``."""
-        return self._series(two_sided_p(self.value / self.standard_errors, self.degrees), "pvalues")
+        return self._coefficients.series(self._coefficients.p_values, "pvalues")
 
     @property
     def cov(self) -> pd.DataFrame:
         """``F V F'``."""
-        import pandas as pd
-
-        return pd.DataFrame(self.v.copy(), index=list(self.names), columns=list(self.names))
+        return self._coefficients.covariance()
 
     def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
         """Intervals with coverage ``1 - alpha`` to first order."""
-        import pandas as pd
+        return self._coefficients.intervals(alpha)
 
-        reach = quantile(require_level(alpha), self.degrees) * self.standard_errors
-        return pd.DataFrame(
-            {"lower": self.value - reach, "upper": self.value + reach}, index=list(self.names)
-        )
-
-    def _series(self, values: Array, name: str) -> pd.Series:
-        import pandas as pd
-
-        return pd.Series(np.array(values), index=list(self.names), name=name)
+    @property
+    def _coefficients(self) -> Coefficients:
+        return Coefficients(self.names, self.value, self.v, self.degrees)
 
 
 def delta_method(
@@ -381,10 +373,3 @@ def position(name: str, names: tuple[str, ...]) -> int:
     if name not in names:
         raise ConfigError(Complaint("E102", f"there is no parameter {name!r}; expected {some(names, 20)}"))
     return names.index(name)
-
-
-def require_level(alpha: float) -> float:
-    """Alpha as a float; anything but a number between 0 and 1 is refused."""
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
-        raise ConfigError(Complaint("E102", f"alpha is {alpha!r}; a number between 0 and 1 was expected"))
-    return float(alpha)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.errors import Complaint, ConfigError
 from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "covariance",
     "j_test",
     "quantile",
+    "require_level",
     "two_sided_p",
     "wald",
     "wald_quantile",
@@ -208,3 +210,10 @@ def wald_quantile(alpha: float, df: int, degrees: int | None = None) -> float:
     from scipy.special import chdtri, fdtri
 
     return float(chdtri(df, alpha) if degrees is None else df * fdtri(df, degrees, 1.0 - alpha))
+
+
+def require_level(alpha: float) -> float:
+    """Alpha as a float; anything but a number between 0 and 1 is refused."""
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
+        raise ConfigError(Complaint("E102", f"alpha is {alpha!r}; a number between 0 and 1 was expected"))
+    return float(alpha)

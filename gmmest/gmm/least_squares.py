@@ -20,6 +20,7 @@ from gmmest.derivatives.backends import Backend, Jax, as_backend
 from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.certificate import Certificate, certify, curvature, lowest, whitened_directions
+from gmmest.gmm.coefficients import Coefficients
 from gmmest.gmm.estimator import CURVATURE_STEP, Start, starting_point
 from gmmest.gmm.objective import power_of_two_scale
 from gmmest.gmm.optimize import OPTIMIZERS, Problem, minimise, polish, scattered
@@ -411,8 +412,7 @@ class LeastSquaresResults:
     @property
     def standard_errors(self) -> Array:
         """Square roots of the diagonal of V, (P,)."""
-        errors: Array = np.sqrt(np.diag(self.v))
-        return errors
+        return self._coefficients.standard_errors
 
     @property
     def rss(self) -> float:
@@ -444,67 +444,40 @@ class LeastSquaresResults:
     @property
     def params(self) -> pd.Series:
         """Estimates by name."""
-        return self._series(self.theta, "params")
+        return self._coefficients.series(self.theta, "params")
 
     @property
     def bse(self) -> pd.Series:
         """Standard errors by name."""
-        return self._series(self.standard_errors, "bse")
+        return self._coefficients.series(self.standard_errors, "bse")
 
     @property
     def tvalues(self) -> pd.Series:
         """Estimates over standard errors."""
-        return self._series(self.theta / self.standard_errors, "tvalues")
+        return self._coefficients.series(self._coefficients.ratios, "tvalues")
 
     @property
     def pvalues(self) -> pd.Series:
         """Two-sided p-values from Student's t with n - P degrees of freedom."""
-        return self._series(self._p(), "pvalues")
+        return self._coefficients.series(self._coefficients.p_values, "pvalues")
 
     def cov_params(self) -> pd.DataFrame:
         """Covariance matrix of the estimates."""
-        import pandas as pd
-
-        return pd.DataFrame(self.v.copy(), index=list(self.names), columns=list(self.names))
+        return self._coefficients.covariance()
 
     def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
         """Confidence intervals with coverage ``1 - alpha``: estimate and t quantile times standard error."""
-        import pandas as pd
+        return self._coefficients.intervals(alpha)
 
-        low, high = self._interval(alpha)
-        return pd.DataFrame({"lower": low, "upper": high}, index=list(self.names))
-
-    def _series(self, values: Array, name: str) -> pd.Series:
-        import pandas as pd
-
-        return pd.Series(values.copy(), index=list(self.names), name=name)
-
-    def _p(self) -> Array:
-        from scipy.special import stdtr
-
-        p: Array = 2.0 * stdtr(self.df_resid, -np.abs(self.theta / self.standard_errors))
-        return p
-
-    def _interval(self, alpha: float) -> tuple[Array, Array]:
-        from scipy.special import stdtrit
-
-        if not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
-            raise ConfigError(Complaint("E102", f"alpha is {alpha!r}; a number between 0 and 1 was expected"))
-        reach = stdtrit(self.df_resid, 1.0 - alpha / 2.0) * self.standard_errors
-        return self.theta - reach, self.theta + reach
+    @property
+    def _coefficients(self) -> Coefficients:
+        return Coefficients(self.names, self.theta, self.v, self.df_resid)
 
     # --- words --------------------------------------------------------------------------------------
 
     def verdict(self) -> str:
         """One line: verified, or not and why; and where other starts ended."""
-        if self.verified:
-            said = (
-                f"verified: remaining Newton step {self.certificate.remaining_step_se:.0e} standard errors,"
-                f" condition {self.certificate.condition:.1e}, rank {self.certificate.rank} of {len(self.names)}"
-            )
-        else:
-            said = "NOT VERIFIED: " + "; ".join(self.certificate.reasons)
-        return "; ".join([said, *self.notes])
+        return "; ".join([self.certificate.verdict(len(self.names)), *self.notes])
 
     def facts(self) -> list[tuple[str, str]]:
         """Label and text of what stands above the table of estimates."""
@@ -520,15 +493,7 @@ class LeastSquaresResults:
 
     def table(self, alpha: float = 0.05) -> tuple[list[str], list[list[str]]]:
         """Heading and rows of the table of estimates, as text."""
-        low, high = self._interval(alpha)
-        heading = ["", "coef", "std err", "t", "P>|t|", f"[{alpha / 2:g}", f"{1 - alpha / 2:g}]"]
-        errors = self.standard_errors
-        columns = zip(self.names, self.theta, errors, self.theta / errors, self._p(), low, high, strict=True)
-        rows = [
-            [printable(name), f"{b:.6g}", f"{e:.4g}", f"{t:.3f}", f"{q:.3f}", f"{lo:.4g}", f"{hi:.4g}"]
-            for name, b, e, t, q, lo, hi in columns
-        ]
-        return heading, rows
+        return self._coefficients.table(alpha)
 
     def summary(self, alpha: float = 0.05) -> Any:
         """``as_text()``, ``as_latex()``, ``as_html()``, ``as_csv()``; the first line is the verdict."""

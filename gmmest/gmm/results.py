@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.gmm.audit import Audit, audit
 from gmmest.gmm.bootstrap import Repeated, bootstrap
 from gmmest.gmm.certificate import Certificate
+from gmmest.gmm.coefficients import Coefficients
 from gmmest.gmm.corrected import COVARIANCES, CovarianceName, with_covariance
 from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, profile, weakness
 from gmmest.gmm.draws import Bootstrap, BootstrapOptions, Kind
@@ -27,7 +27,8 @@ from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.free import FreeFit, free_fit
 from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, sensitivity
 from gmmest.gmm.hypotheses import require_independent, restrictions
-from gmmest.gmm.inference import JTest, WaldTest, j_test, quantile, two_sided_p, wald
+from gmmest.gmm.inference import JTest, WaldTest, j_test, wald
+from gmmest.gmm.json_text import finite, finite_by_name, json_text
 from gmmest.gmm.kernels import Bandwidth, Kernel
 from gmmest.gmm.parameters import Parameters, restricted
 from gmmest.gmm.resampling import Multipliers
@@ -131,8 +132,7 @@ class GMMResults:
     @property
     def standard_errors(self) -> Array:
         """Square roots of the diagonal of V, (P,); nan for parameters that are fixed or at a bound."""
-        errors: Array = np.sqrt(np.diag(self.estimate.v))
-        return errors if self.parameters is None else np.where(self.parameters.blank, np.nan, errors)
+        return self._coefficients.standard_errors
 
     @property
     def _without_context(self) -> str:
@@ -171,50 +171,38 @@ class GMMResults:
     @property
     def params(self) -> pd.Series:
         """Estimates by name."""
-        return self._series(self.theta, "params")
+        return self._coefficients.series(self.theta, "params")
 
     @property
     def bse(self) -> pd.Series:
         """Standard errors by name."""
-        return self._series(self.standard_errors, "bse")
+        return self._coefficients.series(self.standard_errors, "bse")
 
     @property
     def tvalues(self) -> pd.Series:
         """Estimates over standard errors."""
-        return self._series(self.theta / self.standard_errors, "tvalues")
+        return self._coefficients.series(self._coefficients.ratios, "tvalues")
 
     @property
     def pvalues(self) -> pd.Series:
         """Two-sided p-values from the standard normal; with G clusters, from t(G - 1)."""
-        return self._series(two_sided_p(self.theta / self.standard_errors, self.degrees), "pvalues")
+        return self._coefficients.series(self._coefficients.p_values, "pvalues")
 
     def cov_params(self) -> pd.DataFrame:
         """Covariance matrix of the estimates."""
-        import pandas as pd
-
-        v = self.estimate.v.copy()
-        return pd.DataFrame(v, index=list(self.names), columns=list(self.names))
+        return self._coefficients.covariance()
 
     def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
         """Confidence intervals with coverage ``1 - alpha``: estimate and quantile times standard error.
 
         The quantile is that of ``pvalues``.
         """
-        import pandas as pd
+        return self._coefficients.intervals(alpha)
 
-        low, high = self._interval(alpha)
-        return pd.DataFrame({"lower": low, "upper": high}, index=list(self.names))
-
-    def _interval(self, alpha: float) -> tuple[Array, Array]:
-        if not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
-            raise ConfigError(Complaint("E102", f"alpha is {alpha!r}; a number between 0 and 1 was expected"))
-        reach = quantile(alpha, self.degrees) * self.standard_errors
-        return self.theta - reach, self.theta + reach
-
-    def _series(self, values: Array, name: str) -> pd.Series:
-        import pandas as pd
-
-        return pd.Series(values.copy(), index=list(self.names), name=name)
+    @property
+    def _coefficients(self) -> Coefficients:
+        blank = None if self.parameters is None else self.parameters.blank
+        return Coefficients(self.names, self.theta, self.estimate.v, self.degrees, blank)
 
     # --- other standard errors ----------------------------------------------------------------------
 
@@ -590,14 +578,8 @@ class GMMResults:
 
     def verdict(self) -> str:
         """One line: verified, or not and why."""
-        if self.verified:
-            said = (
-                f"verified: remaining Newton step {self.certificate.remaining_step_se:.0e} standard errors,"
-                f" condition {self.certificate.condition:.1e}, rank {self.certificate.rank} of {self.n_params}"
-            )
-        else:
-            said = "NOT VERIFIED: " + "; ".join(self.certificate.reasons)
-        return "; ".join([said, *(note for note in self.notes if note.startswith(("W402", "W403")))])
+        told = (note for note in self.notes if note.startswith(("W402", "W403")))
+        return "; ".join([self.certificate.verdict(self.n_params), *told])
 
     @property
     def _free(self) -> str:
@@ -649,20 +631,7 @@ class GMMResults:
 
     def table(self, alpha: float = 0.05) -> tuple[list[str], list[list[str]]]:
         """Heading and rows of the table of estimates, as text."""
-        low, high = self._interval(alpha)
-        t = self.theta / self.standard_errors
-        p = two_sided_p(t, self.degrees)
-        letter = "z" if self.degrees is None else "t"
-        heading = ["", "coef", "std err", letter, f"P>|{letter}|", f"[{alpha / 2:g}", f"{1 - alpha / 2:g}]"]
-        held = self._held()
-        columns = zip(self.names, self.theta, self.standard_errors, t, p, low, high, strict=True)
-        rows = [
-            [printable(name), f"{b:.6g}", f"{e:.4g}", f"{z:.3f}", f"{q:.3f}", f"{lo:.4g}", f"{hi:.4g}"]
-            if name not in held or not np.isnan(e)
-            else [printable(name), f"{b:.6g}", printable(held[name]), "", "", "", ""]
-            for name, b, e, z, q, lo, hi in columns
-        ]
-        return heading, rows
+        return self._coefficients.table(alpha, None if self.parameters is None else self.parameters.marks)
 
     def _held(self) -> dict[str, str]:
         """What holds the parameters that are not free: a value, a bound, a tie."""
@@ -687,8 +656,8 @@ class GMMResults:
         except EstimationError:
             test = None
         return {
-            "params": _by_name(self.names, self.theta),
-            "bse": _by_name(self.names, self.standard_errors),
+            "params": finite_by_name(self.names, self.theta),
+            "bse": finite_by_name(self.names, self.standard_errors),
             "criterion": self.criterion,
             "j_test": None if test is None else {"stat": test.stat, "df": test.df, "pvalue": test.pvalue},
             "n_obs": self.n_obs,
@@ -696,10 +665,10 @@ class GMMResults:
             "n_rows": self.n_rows,
             "verified": self.verified,
             "certificate": {
-                "remaining_step_se": _number(self.certificate.remaining_step_se),
-                "condition": _number(self.certificate.condition),
+                "remaining_step_se": finite(self.certificate.remaining_step_se),
+                "condition": finite(self.certificate.condition),
                 "rank": self.certificate.rank,
-                "smallest_curvature": _number(self.certificate.smallest_curvature),
+                "smallest_curvature": finite(self.certificate.smallest_curvature),
                 "reasons": list(self.certificate.reasons),
             },
             "grad": self.settings.grad,
@@ -712,16 +681,14 @@ class GMMResults:
             "se": self.settings.se,
             "evaluations": self.work.evaluations,
             "seconds": self.work.seconds,
-            "loglike": None if self.loglike is None else _number(self.loglike),
+            "loglike": None if self.loglike is None else finite(self.loglike),
             "notes": list(self.notes),
             "manifest": deepcopy(dict(self.manifest)),
         }
 
     def to_json(self) -> str:
         """The result as JSON; numbers have all their digits, what is not finite is null."""
-        text = json.dumps(self.as_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-        # what is not printable stands inside names only, and moves no terminal's cursor when it is escaped
-        return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+        return json_text(self.as_dict(), indent=2)
 
     def __repr__(self) -> str:
         pairs = zip(self.names, self.theta, self.standard_errors, strict=True)
@@ -730,11 +697,3 @@ class GMMResults:
 
     def __str__(self) -> str:
         return str(self.summary())
-
-
-def _by_name(names: tuple[str, ...], values: Array) -> dict[str, float | None]:
-    return {name: _number(value) for name, value in zip(names, values, strict=True)}
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

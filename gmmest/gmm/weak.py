@@ -19,8 +19,8 @@ from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, 
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.diagnostics import joint_covariance
 from gmmest.gmm.fitted import Context, Estimate
-from gmmest.gmm.functions import position, require_level
-from gmmest.gmm.inference import chi2_sf
+from gmmest.gmm.functions import position
+from gmmest.gmm.inference import chi2_sf, require_level
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.weighting import MomentCovariance, inverse_weight, read_only
 
