@@ -30,9 +30,9 @@ from gmmest.config.record import ByName, Count, Name, Record, Values, printable_
 from gmmest.data.memory import memory_size
 from gmmest.errors import ConfigError
 from gmmest.gmm.corrected import CovarianceName
+from gmmest.gmm.covariance_options import ESTIMATORS, Estimator
 from gmmest.gmm.kernels import Kernel
 from gmmest.gmm.steps import StepsName
-from gmmest.gmm.weighting import ESTIMATORS, Estimator
 
 __all__ = ["Config", "DataConfig", "EstimationConfig", "SimulateConfig"]
 

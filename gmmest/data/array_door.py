@@ -13,7 +13,6 @@ from gmmest.data.columns import (
     FloatArray,
     IntArray,
     accept,
-    frozen,
     index_ranges,
     quoted,
     refuse_duplicates,
@@ -21,6 +20,7 @@ from gmmest.data.columns import (
 )
 from gmmest.data.drops import SHOWN
 from gmmest.data.frame_door import bad_sets, rows_of
+from gmmest.data.immutable import frozen
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
 
 __all__ = ["Design", "read_design", "require_one_door", "strict_chosen", "strict_matrix", "strict_offsets"]

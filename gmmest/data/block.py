@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gmmest.data.columns import FloatArray, IntArray, frozen
+from gmmest.data.columns import FloatArray, IntArray
+from gmmest.data.immutable import frozen
 from gmmest.data.observations import Observations
 from gmmest.errors import Complaint, ConfigError
 

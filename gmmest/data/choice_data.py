@@ -28,14 +28,12 @@ from gmmest.data.columns import (
     accept,
     as_float64,
     did_you_mean,
-    frozen,
     in_file,
     not_finite,
     open_frame,
     place,
     quoted,
     read_column,
-    read_only,
     row_ranges,
 )
 from gmmest.data.content import content_hash
@@ -50,6 +48,7 @@ from gmmest.data.frame_door import (
     rows_of,
     some_unchosen,
 )
+from gmmest.data.immutable import frozen, read_only
 from gmmest.data.observations import UNWEIGHTED, Names, Observations, cluster_arrays, weight_array
 from gmmest.data.set_roles import read_set_roles
 from gmmest.errors import Complaint, ConfigError, DataError, plural, some

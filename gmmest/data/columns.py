@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gmmest.data.immutable import frozen, read_only
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
 
 if TYPE_CHECKING:
@@ -546,22 +547,6 @@ def strict_array(
     if not np.may_share_memory(strict, array):
         return frozen(strict)
     return read_only(strict)
-
-
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """Make an array of our own read-only, so that nobody holds a way to write into it.
-
-    An engine may then keep what it made of the array (a copy on a device).
-    """
-    array.flags.writeable = False
-    return array
-
-
-def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only view; the array itself, which may be another's, keeps its flags."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def _first(name: str, hit: BoolArray) -> str:

@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gmmest.data.columns import FloatArray, IntArray, quoted, read_only, shown, strict_array
+from gmmest.data.columns import FloatArray, IntArray, quoted, shown, strict_array
+from gmmest.data.immutable import read_only
 from gmmest.errors import Complaint, plural, printable, some
 
 __all__ = [

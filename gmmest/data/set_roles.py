@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.data.columns import (
-    Coded,
-    FloatArray,
-    IntArray,
-    absent,
-    as_float64,
-    code_ids,
-    place,
-    read_column,
-    read_only,
-)
+from gmmest.data.columns import Coded, FloatArray, IntArray, absent, as_float64, code_ids, place, read_column
+from gmmest.data.immutable import read_only
 from gmmest.data.observations import (
     Clusters,
     Kind,

@@ -23,10 +23,10 @@ from gmmest.data.columns import (
     place,
     quoted,
     read_column,
-    read_only,
     strict_array,
 )
 from gmmest.data.content import content_hash
+from gmmest.data.immutable import read_only
 from gmmest.data.observations import UNWEIGHTED, Names, Observations, cluster_arrays, weight_array
 from gmmest.data.set_roles import read_set_roles
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some

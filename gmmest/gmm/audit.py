@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.derivatives.backends import Backend, ComplexStep, as_backend
-from gmmest.errors import DerivativeError, printable
+from gmmest.errors import Complaint, DerivativeError, printable
 from gmmest.gmm.moments import Moments
 from gmmest.models.sample import MomentModel, Sample
 
@@ -70,6 +70,13 @@ class Audit:
     def passed(self) -> bool:
         """Whether every engine agrees with the reference."""
         return all(row.passed for row in self.rows)
+
+    def require_agreement(self) -> None:
+        """Refuse engines that disagree with the reference (E617)."""
+        failed = "; ".join(str(row) for row in self.rows if not row.passed)
+        if failed:
+            what = f"derivatives disagree with {self.reference!r}: {failed}"
+            raise DerivativeError(Complaint("E617", what, next="trust the fits of the engines that agree"))
 
     def __str__(self) -> str:
         head = f"derivatives {'agree' if self.passed else 'DISAGREE'} with {self.reference!r}"

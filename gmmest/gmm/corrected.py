@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from gmmest.derivatives import operators
 from gmmest.derivatives.backends import Analytic, Auto, Backend, Jax, as_backend
 from gmmest.errors import Complaint, ConfigError
+from gmmest.gmm.clusters import ways_of_clustering
+from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.cue import second_moments
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.inference import SE_NAMES, covariance
 from gmmest.gmm.moments import Moments, moment_sum
 from gmmest.gmm.weighting import (
-    CovarianceOptions,
     MomentCovariance,
     Weight,
     all_contributions,
@@ -34,16 +35,25 @@ from gmmest.gmm.weighting import (
     first_weight,
     identity_weight,
     moment_covariance,
-    ways_of_clustering,
 )
 
-__all__ = ["COVARIANCES", "CovarianceName", "named_covariance", "with_covariance"]
+__all__ = ["COVARIANCES", "COVARIANCE_TEXT", "CovarianceName", "named_covariance", "with_covariance"]
 
 Array = NDArray[np.float64]
 CovarianceName = Literal[
     "sandwich", "efficient", "minimised_weight", "classical", "windmeijer", "misspecification"
 ]
 COVARIANCES: tuple[CovarianceName, ...] = get_args(CovarianceName)
+
+COVARIANCE_TEXT: dict[str, str] = {
+    "sandwich": "sandwich, S at the estimate (as Stata gmm, linearmodels)",
+    "efficient": "efficient, S at the estimate",
+    "minimised_weight": "from the weight that was minimised",
+    "classical": "classical, from the inverse Hessian of the log-likelihood",
+    "windmeijer": "Windmeijer's correction for a weight that was estimated",
+    "misspecification": "robust to misspecification (Hall and Inoue, Hansen and Lee)",
+}
+"""In words, for summaries."""
 
 FIXED_POINT = 1e-6
 """Standard errors between an iterated estimate and the one that made its weight, to count as one point."""

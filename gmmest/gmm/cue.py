@@ -24,12 +24,11 @@ from gmmest.derivatives.backends import Analytic, Backend, Jax, as_backend
 from gmmest.errors import Complaint, ConfigError, DerivativeError, IdentificationError
 from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor
+from gmmest.gmm.covariance_options import CovarianceOptions, Weighting
 from gmmest.gmm.moments import Moments, NotFiniteError, moment_sum
 from gmmest.gmm.weighting import (
-    CovarianceOptions,
     MomentCovariance,
     Weight,
-    Weighting,
     inverse_weight,
     less,
     small_sample_factor,

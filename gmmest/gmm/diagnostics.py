@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.immutable import freeze
 from gmmest.derivatives.operators import value_and_jacobian
 from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, printable
 from gmmest.execution.serial import fold, single_blas_thread
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import position
 from gmmest.gmm.specification import restricted_minimum
-from gmmest.gmm.weighting import read_only
 from gmmest.models.regression import LinearIV
 
 if TYPE_CHECKING:
@@ -445,8 +445,7 @@ class Profile:
     quadratic: Array
 
     def __post_init__(self) -> None:
-        for name in ("steps", "values", "change", "quadratic"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
+        freeze(self, "steps", "values", "change", "quadratic")
 
     @property
     def frame(self) -> pd.DataFrame:

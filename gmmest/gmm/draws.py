@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.immutable import freeze
 from gmmest.errors import Complaint, ConfigError, EstimationError, plural, printable, some
 from gmmest.gmm.inference import quantile, require_level
 from gmmest.gmm.json_text import finite, finite_by_name, json_text
 from gmmest.gmm.resampling import MULTIPLIERS, Multipliers
-from gmmest.gmm.weighting import read_only
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,8 +147,7 @@ class Bootstrap:
     seconds: float
 
     def __post_init__(self) -> None:
-        for name in ("theta", "errors", "draws", "draw_errors"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
+        freeze(self, "theta", "errors", "draws", "draw_errors")
 
     # --- numbers ------------------------------------------------------------------------------------
 

@@ -27,15 +27,15 @@ from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import as_executor, opened
 from gmmest.gmm.corrected import COVARIANCES, CovarianceName
+from gmmest.gmm.covariance_options import CovarianceOptions, Estimator
 from gmmest.gmm.cue import second_moments
-from gmmest.gmm.fitted import Context, Estimate
+from gmmest.gmm.fitted import Context, Estimate, Settings, Work
 from gmmest.gmm.kernels import Bandwidth, Kernel
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.optimize import OPTIMIZERS
 from gmmest.gmm.parameters import Bounds, Parameters, restricted, sampled
-from gmmest.gmm.results import GMMResults, Settings, Work
+from gmmest.gmm.results import GMMResults
 from gmmest.gmm.steps import CURVATURE_STEP, STEPS, Fitted, Plan, StepsName, fit_steps
-from gmmest.gmm.weighting import CovarianceOptions, Estimator
 from gmmest.models.sample import MomentModel, Sample
 
 __all__ = ["CURVATURE_STEP", "GMMEstimator", "Start", "starting_point"]

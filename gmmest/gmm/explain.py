@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.immutable import freeze
 from gmmest.errors import Complaint, ConfigError, printable
 from gmmest.gmm.fitted import Estimate
 from gmmest.gmm.inference import SeName, covariance
-from gmmest.gmm.weighting import read_only
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ class Printed:
     evidence: Evidence
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "errors", read_only(self.errors))
+        freeze(self, "errors")
 
 
 def _claims(rows: tuple[tuple[str, str, str, str, Evidence], ...]) -> tuple[Claim, ...]:

@@ -1,6 +1,6 @@
-"""What a fit leaves behind: the arrays at the estimate, and what they were made from.
+"""What a fit leaves behind: the arrays at the estimate, what they were made from, and how.
 
-Tests, functions of the estimate and diagnostics take these two records; they know no results and no
+Tests, functions of the estimate and diagnostics take the first two records; they know no results and no
 estimator.
 """
 
@@ -11,14 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.immutable import freeze
 from gmmest.derivatives.backends import Backend
+from gmmest.errors import Complaint, EstimationError
 from gmmest.execution.serial import Executor
 from gmmest.execution.threads import afterwards
+from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.moments import Moments
-from gmmest.gmm.weighting import CovarianceOptions, MomentCovariance, Weight, moment_covariance, read_only
+from gmmest.gmm.weighting import MomentCovariance, Weight, moment_covariance
 from gmmest.models.sample import MomentModel, Sample
 
-__all__ = ["Context", "Estimate"]
+__all__ = ["Context", "Estimate", "Settings", "Work", "present"]
 
 Array = NDArray[np.float64]
 
@@ -35,8 +38,36 @@ class Estimate:
     v: Array
 
     def __post_init__(self) -> None:
-        for name in ("theta", "moments", "jacobian", "v"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
+        freeze(self, "theta", "moments", "jacobian", "v")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the estimate was made; ``grad`` is the engine that made the derivatives."""
+
+    model: str
+    steps: str
+    weighting: str
+    initial: str
+    se: str
+    grad: str
+    optimizer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What it took: passes over the data, the last step's iterations, seconds, the optimiser's message.
+
+    Then the steps taken, the starts of each, and how many of the passes came from a journal.
+    """
+
+    evaluations: int
+    iterations: int
+    seconds: float
+    message: str
+    steps: int = 1
+    starts: int = 1
+    resumed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +102,12 @@ class Context:
     def covariance(self, moments: Moments, theta: Array) -> MomentCovariance:
         """S at theta, by the fit's own estimator; one pass."""
         return moment_covariance(moments, theta, self.weighting)
+
+
+def present(context: Context | None) -> Context:
+    """The context of results that must have one (E430)."""
+    if context is None:
+        raise EstimationError(
+            Complaint("E430", "these results have lost their model and data", next="fit again")
+        )
+    return context

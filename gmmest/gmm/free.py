@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.errors import Complaint, ConfigError, EstimationError, printable
-from gmmest.gmm.fitted import Context, Estimate
+from gmmest.errors import Complaint, ConfigError, printable
+from gmmest.gmm.fitted import Context, Estimate, present
 from gmmest.gmm.hypotheses import require_independent
 from gmmest.gmm.specification import SpecificationTest
 from gmmest.models.sample import MomentModel, Sample
@@ -133,10 +133,7 @@ def free_fit(
     EstimationError
         E430: there is no context.
     """
-    if context is None:
-        raise EstimationError(
-            Complaint("E430", "these results have lost their model and data", next="fit again")
-        )
+    context = present(context)
     if parameters is None or parameters.all_free:
         return FreeFit(context, estimate, None)
     model, sample = restricted(context.model, context.sample, parameters)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.immutable import freeze
 from gmmest.derivatives.backends import Backend
 from gmmest.derivatives.operators import value_and_jacobian
 from gmmest.errors import Complaint, ConfigError, EstimationError, printable, some
 from gmmest.gmm.coefficients import Coefficients
 from gmmest.gmm.inference import require_level, wald_quantile
-from gmmest.gmm.weighting import Weight, read_only
+from gmmest.gmm.weighting import Weight
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,8 +96,7 @@ class DeltaMethod:
     degrees: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("value", "jacobian", "v"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
+        freeze(self, "value", "jacobian", "v")
 
     @property
     def standard_errors(self) -> Array:
@@ -258,8 +258,7 @@ class Ellipse:
     radius: float
 
     def __post_init__(self) -> None:
-        for name in ("centre", "matrix"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
+        freeze(self, "centre", "matrix")
 
     def points(self, n: int = 200) -> Array:
         """Boundary as a closed curve of n points, (n, 2): ``centre + radius C (cos, sin)'``, V = CC'."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.immutable import freeze
 from gmmest.data.table import Table
 from gmmest.derivatives.backends import Backend, Jax, as_backend
 from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
@@ -22,10 +23,9 @@ from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.certificate import Certificate, certify, curvature, lowest, whitened_directions
 from gmmest.gmm.coefficients import Coefficients
 from gmmest.gmm.estimator import CURVATURE_STEP, Start, starting_point
+from gmmest.gmm.fitted import Work
 from gmmest.gmm.objective import power_of_two_scale
 from gmmest.gmm.optimize import OPTIMIZERS, Problem, minimise, polish, scattered
-from gmmest.gmm.results import Work
-from gmmest.gmm.weighting import read_only
 from gmmest.models.sample import Sample
 
 if TYPE_CHECKING:
@@ -404,8 +404,7 @@ class LeastSquaresResults:
     notes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for name in ("theta", "v", "residuals"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
+        freeze(self, "theta", "v", "residuals")
 
     # --- arrays and numbers -------------------------------------------------------------------------
 

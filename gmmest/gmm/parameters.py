@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.immutable import freeze
 from gmmest.errors import Complaint, ConfigError, IdentificationError, printable, some
 from gmmest.gmm.hypotheses import linear_hypotheses
-from gmmest.gmm.weighting import read_only
 from gmmest.models.sample import MomentModel, MomentSums, Sample
 
 __all__ = ["Bounds", "Parameters", "Restricted", "parameters_of", "restricted", "sampled"]
@@ -66,8 +66,7 @@ class Parameters:
     marks: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for name in ("transform", "constant", "lower", "upper"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
+        freeze(self, "transform", "constant", "lower", "upper")
 
     @property
     def all_free(self) -> bool:

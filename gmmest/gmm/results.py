@@ -13,17 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend
-from gmmest.errors import Complaint, ConfigError, DerivativeError, EstimationError, printable
+from gmmest.errors import Complaint, ConfigError, EstimationError, printable
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.gmm.audit import Audit, audit
 from gmmest.gmm.bootstrap import Repeated, bootstrap
 from gmmest.gmm.certificate import Certificate
 from gmmest.gmm.coefficients import Coefficients
-from gmmest.gmm.corrected import COVARIANCES, CovarianceName, with_covariance
+from gmmest.gmm.corrected import COVARIANCE_TEXT, COVARIANCES, CovarianceName, with_covariance
+from gmmest.gmm.covariance_options import Estimator
 from gmmest.gmm.diagnostics import Diagnostics, Profile, diagnose, first_stage, profile, weakness
 from gmmest.gmm.draws import Bootstrap, BootstrapOptions, Kind
 from gmmest.gmm.explain import Choices, Explanation, explain_difference
-from gmmest.gmm.fitted import Context, Estimate
+from gmmest.gmm.fitted import Context, Estimate, Settings, Work, present
 from gmmest.gmm.free import FreeFit, free_fit
 from gmmest.gmm.functions import DeltaMethod, Ellipse, delta_method, ellipse, sensitivity
 from gmmest.gmm.hypotheses import require_independent, restrictions
@@ -34,54 +35,15 @@ from gmmest.gmm.parameters import Parameters, restricted
 from gmmest.gmm.resampling import Multipliers
 from gmmest.gmm.specification import SpecificationTest, c_test, distance_test, lm_test
 from gmmest.gmm.weak import ConfidenceSet, KTest, Nuisance, Statistic, STest, confidence_set, k_test, s_test
-from gmmest.gmm.weighting import CovarianceOptions, Estimator
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Estimate", "GMMResults", "Settings", "Work"]
+__all__ = ["GMMResults"]
 
 Array = NDArray[np.float64]
 
 PROFILE_STEPS = (-3.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 3.0)
-
-SE_TEXT = {
-    "sandwich": "sandwich, S at the estimate (as Stata gmm, linearmodels)",
-    "efficient": "efficient, S at the estimate",
-    "minimised_weight": "from the weight that was minimised",
-    "classical": "classical, from the inverse Hessian of the log-likelihood",
-    "windmeijer": "Windmeijer's correction for a weight that was estimated",
-    "misspecification": "robust to misspecification (Hall and Inoue, Hansen and Lee)",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How the estimate was made; ``grad`` is the engine that made the derivatives."""
-
-    model: str
-    steps: str
-    weighting: str
-    initial: str
-    se: str
-    grad: str
-    optimizer: str
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What it took: passes over the data, the last step's iterations, seconds, the optimiser's message.
-
-    Then the steps taken, the starts of each, and how many of the passes came from a journal.
-    """
-
-    evaluations: int
-    iterations: int
-    seconds: float
-    message: str
-    steps: int = 1
-    starts: int = 1
-    resumed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +95,6 @@ class GMMResults:
     def standard_errors(self) -> Array:
         """Square roots of the diagonal of V, (P,); nan for parameters that are fixed or at a bound."""
         return self._coefficients.standard_errors
-
-    @property
-    def _without_context(self) -> str:
-        if self._held():
-            return "not for a fit with parameters that are fixed, tied or at a bound"
-        return "these results have lost their model and data"
 
     @property
     def n_params(self) -> int:
@@ -254,7 +210,14 @@ class GMMResults:
         kind = self.settings.se if se is None else se
         if kind not in COVARIANCES:
             raise ConfigError(Complaint("E102", f"se is {kind!r}; expected one of {', '.join(COVARIANCES)}"))
-        options = self._options(weighting, centred, kernel, bandwidth, cluster, small_sample)
+        options = self.estimate.s.options.changed(
+            estimator=weighting,
+            centred=centred,
+            kernel=kernel,
+            bandwidth=bandwidth,
+            cluster=None if cluster is None else as_names(cluster),
+            small_sample=small_sample,
+        )
         fit = self._of_free()
         with single_blas_thread():
             steps, initial = self.settings.steps, self.settings.initial
@@ -273,39 +236,6 @@ class GMMResults:
             notes=(*self.notes[:before], *found.s.notes, *self.notes[after:]),
             context=None if self.context is None else replace(self.context, weighting=options),
         )
-
-    def _options(
-        self,
-        weighting: Estimator | None,
-        centred: bool | None,
-        kernel: Kernel | None,
-        bandwidth: Bandwidth | None,
-        cluster: Names,
-        small_sample: bool | None,
-    ) -> CovarianceOptions:
-        """Options of S with those that are given put in; one that would play no part is refused."""
-        own = self.estimate.s.options
-        options = CovarianceOptions(
-            own.estimator if weighting is None else weighting,
-            own.centred if centred is None else centred,
-            own.kernel if kernel is None else kernel,
-            own.bandwidth if bandwidth is None else bandwidth,
-            own.cluster if cluster is None else as_names(cluster),
-            own.small_sample if small_sample is None else small_sample,
-        )
-        complaints = options.complaints()
-        parts: tuple[tuple[str, object, tuple[str, ...]], ...] = (
-            ("kernel", kernel, ("kernel",)),
-            ("bandwidth", bandwidth, ("kernel",)),
-            ("cluster", cluster, ("cluster", "twoway")),
-        )
-        for name, given, needs in parts:
-            if given is not None and options.estimator not in needs:
-                what = f"{name} plays no part with weighting {options.estimator!r}"
-                complaints.append(Complaint("E102", what, next=f"weighting: {' or '.join(needs)}"))
-        if complaints:
-            raise ConfigError(complaints)
-        return options
 
     # --- tests --------------------------------------------------------------------------------------
 
@@ -436,8 +366,7 @@ class GMMResults:
         where our arrays tell; each says on what it rests: :func:`.explain.explain_difference`.
         """
         s, own = self.estimate.s, self.settings
-        centred = bool(getattr(getattr(s, "options", None), "centred", False))
-        ours = Choices(own.steps, s.estimator, centred, own.initial, own.se)
+        ours = Choices(own.steps, s.estimator, bool(s.options.centred), own.initial, own.se)
         free = self.names if self.parameters is None else self.parameters.free
         return explain_difference(program, ours, self.estimate, free, self.moment_names)
 
@@ -498,18 +427,14 @@ class GMMResults:
             E617: an exact engine differs by more than 1e-8, or one by differences by more than 1e-5, of
             a column; the message names the moment and the parameter.
         """
-        if self.context is None:
-            raise EstimationError(Complaint("E430", self._without_context))
-        first = np.array(self.context.sample.start)
+        context = present(self.context)
+        first = np.array(context.sample.start)
         for name, value in (start or {}).items():
             first[self.names.index(name)] = value
         points = {"start": first, "estimate": np.asarray(self.theta)}
         engines = grads or tuple(dict.fromkeys((self.settings.grad, "forward", "jax")))
-        outcome = audit(self.context.model, self.context.sample, engines, points)
-        failed = [row for row in outcome.rows if not row.passed]
-        if failed:
-            what = f"derivatives disagree with {outcome.reference!r}: {'; '.join(map(str, failed))}"
-            raise DerivativeError(Complaint("E617", what, next="trust the fits of the engines that agree"))
+        outcome = audit(context.model, context.sample, engines, points)
+        outcome.require_agreement()
         return outcome
 
     # --- functions of the estimate ------------------------------------------------------------------
@@ -615,7 +540,7 @@ class GMMResults:
             text = "none: the weight was not efficient"
         rows += [
             ("J test", text),
-            ("Standard errors", SE_TEXT[self.settings.se]),
+            ("Standard errors", COVARIANCE_TEXT[self.settings.se]),
             *(
                 [("Quantiles", f"t({self.degrees}), clusters less one (Stata gmm: normal)")]
                 if self.degrees is not None

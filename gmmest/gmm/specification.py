@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.immutable import freeze
 from gmmest.errors import Complaint, ConfigError, EstimationError, some
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.certificate import certify, whitened_directions
@@ -20,7 +21,7 @@ from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.inference import chi2_sf
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.optimize import Problem, minimise, polish
-from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight, read_only
+from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight
 
 __all__ = [
     "Minimum",
@@ -59,7 +60,7 @@ class SpecificationTest:
     theta: Array
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "theta", read_only(self.theta))
+        freeze(self, "theta")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,20 +24,14 @@ from gmmest.gmm.certificate import (
     whitened_directions,
     wrong_multipliers,
 )
+from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.cue import ContinuousCriterion
 from gmmest.gmm.fitted import Estimate
 from gmmest.gmm.inference import SeName, covariance
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.objective import Criterion, power_of_two_scale
 from gmmest.gmm.optimize import Outcome, Problem, minimise, polish, scattered
-from gmmest.gmm.weighting import (
-    CovarianceOptions,
-    Weight,
-    first_weight,
-    identity_weight,
-    inverse_weight,
-    moment_covariance,
-)
+from gmmest.gmm.weighting import Weight, first_weight, identity_weight, inverse_weight, moment_covariance
 
 __all__ = ["STEPS", "Fitted", "Plan", "StepsName", "fit_steps"]
 

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.immutable import freeze
 from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, printable
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.diagnostics import joint_covariance
@@ -22,7 +23,7 @@ from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import position
 from gmmest.gmm.inference import chi2_sf, require_level
 from gmmest.gmm.moments import Moments
-from gmmest.gmm.weighting import MomentCovariance, inverse_weight, read_only
+from gmmest.gmm.weighting import MomentCovariance, inverse_weight
 
 __all__ = ["ConfidenceSet", "KTest", "STest", "confidence_set", "k_test", "level_set", "s_test"]
 
@@ -59,7 +60,7 @@ class STest:
     theta: Array
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "theta", read_only(self.theta))
+        freeze(self, "theta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class KTest:
     theta: Array
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "theta", read_only(self.theta))
+        freeze(self, "theta")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,28 +6,25 @@ There is one S: the object that gives the weight of the next step is the one tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.data.observations import Clusters, Observations
+from gmmest.data.immutable import freeze
+from gmmest.data.observations import Observations
 from gmmest.derivatives import ops
-from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
-from gmmest.gmm.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel, choose_bandwidth, sum_over_lags
+from gmmest.errors import Complaint, ConfigError, IdentificationError, printable, some
+from gmmest.gmm.clusters import Grouping, intersection, ways_of_clustering
+from gmmest.gmm.covariance_options import ESTIMATORS, CovarianceOptions, Estimator, Weighting
+from gmmest.gmm.kernels import choose_bandwidth, sum_over_lags
 from gmmest.gmm.moments import Moments, square_of
 from gmmest.models.sample import Part, Sample
 
 __all__ = [
-    "ESTIMATORS",
-    "CovarianceOptions",
-    "Estimator",
-    "Grouping",
     "MomentCovariance",
     "Weight",
-    "Weighting",
     "all_contributions",
     "contribution_covariance",
     "first_weight",
@@ -35,90 +32,17 @@ __all__ = [
     "inverse_weight",
     "less",
     "moment_covariance",
-    "read_only",
     "small_sample_factor",
     "sum_of_pairs",
-    "ways_of_clustering",
 ]
 
 Array = NDArray[np.float64]
-Estimator = Literal["robust", "unadjusted", "cluster", "twoway", "kernel"]
-ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
-
 SINGULAR = 1e-13
 """Smallest pivot of a correlation matrix that still counts: below it a moment repeats others to the
 last digits of double precision."""
 
 FEW_CLUSTERS = 50
 """Below this many clusters tests reject too often (Cameron, Gelbach and Miller 2008)."""
-
-
-@dataclass(frozen=True, slots=True)
-class CovarianceOptions:
-    """Which estimator of S, with all that it needs.
-
-    Parameters
-    ----------
-    estimator : {"robust", "unadjusted", "cluster", "twoway", "kernel"}
-    centred : bool
-        Whether the mean contribution is taken off first.
-    kernel : {"bartlett", "parzen", "qs"}
-    bandwidth : float, "newey-west" or "andrews"
-    cluster : tuple of str
-        Names of the clusters among those of the data; all of them by default.
-    small_sample : bool
-        Whether S is multiplied by ``N/(N - P)``, and for clusters by ``G/(G - 1) (N - 1)/(N - P)``; P counts
-        absorbed effects.
-
-    Examples
-    --------
-    >>> CovarianceOptions("kernel", bandwidth=4).text
-    'kernel (not centred)'
-    """
-
-    estimator: Estimator = "robust"
-    centred: bool = False
-    kernel: Kernel = "bartlett"
-    bandwidth: Bandwidth = "newey-west"
-    cluster: tuple[str, ...] = ()
-    small_sample: bool = False
-
-    @property
-    def text(self) -> str:
-        """In words."""
-        return f"{self.estimator} ({'centred' if self.centred else 'not centred'})"
-
-    def complaints(self) -> list[Complaint]:
-        """What is wrong with the options, without a look at data."""
-        found = []
-        for name, value, choices in (
-            ("weighting", self.estimator, ESTIMATORS),
-            ("kernel", self.kernel, KERNELS),
-        ):
-            if value not in choices:
-                near = get_close_matches(str(value), choices, 1)
-                hint = f"did you mean {near[0]!r}?" if near else ""
-                what = f"{name} is {value!r}; expected one of {', '.join(choices)}"
-                found.append(Complaint("E102", what, next=hint))
-        b = self.bandwidth
-        number = isinstance(b, (int, float, np.integer, np.floating)) and not isinstance(b, bool)
-        if (number and not 0 <= float(b) < np.inf) or (not number and b not in BANDWIDTHS):
-            what = f"bandwidth is {b!r}; expected a number from 0, {' or '.join(BANDWIDTHS)}"
-            found.append(Complaint("E102", what))
-        flags: tuple[tuple[str, object], ...] = (
-            ("centred", self.centred),
-            ("small_sample", self.small_sample),
-        )
-        for name, flag in flags:
-            if not isinstance(flag, (bool, np.bool_)):
-                found.append(Complaint("E102", f"{name} is {flag!r}; True or False was expected"))
-        if self.centred is True and self.estimator == "unadjusted":
-            what = "centred has no meaning with weighting 'unadjusted': what a model implies has mean zero"
-            found.append(Complaint("E102", what, next="weighting: robust"))
-        return found
-
-
-Weighting = Estimator | CovarianceOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +77,14 @@ class MomentCovariance:
     matrix: Array
     estimator: Estimator
     n_obs: int
-    options: CovarianceOptions = CovarianceOptions()
+    options: CovarianceOptions = field(default_factory=CovarianceOptions)
     factor: float = 1.0
     clusters: tuple[tuple[str, int], ...] = ()
     bandwidth: float | None = None
     theta: Array | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "matrix", read_only(self.matrix))
-        if self.theta is not None:
-            object.__setattr__(self, "theta", read_only(self.theta))
+        freeze(self, "matrix", "theta")
 
     @property
     def degrees(self) -> int | None:
@@ -189,13 +111,6 @@ class MomentCovariance:
         return (f"W340 {' and '.join(few)}: Wald tests and intervals are unreliable",) if few else ()
 
 
-def read_only(array: Array) -> Array:
-    """The same numbers in an array that cannot be written to; the one given stays as it is."""
-    view = array.view()
-    view.setflags(write=False)
-    return view
-
-
 @dataclass(frozen=True, slots=True)
 class Weight:
     """A weight matrix W by the lower-triangular factor R of its inverse, ``W = (R R')^-1``.
@@ -215,7 +130,7 @@ class Weight:
     s: MomentCovariance | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", read_only(self.root))
+        freeze(self, "root")
 
     @property
     def efficient(self) -> bool:
@@ -353,7 +268,7 @@ def _clustered(
     ways = ways_of_clustering(options, seen)
     groups = [way.codes for way in ways]
     if len(ways) == 2:
-        ways = (*ways, _intersection(*ways))
+        ways = (*ways, intersection(*ways))
         groups.append(ways[2].codes)
 
     def sums(part: Part) -> list[list[_Grouped]]:
@@ -408,7 +323,7 @@ def sum_of_pairs(rows: Any, options: CovarianceOptions, seen: Observations, n: i
     ways = ways_of_clustering(options, seen)
     if len(ways) == 1:
         return within(ways[0])
-    return within(ways[0]) + within(ways[1]) - within(_intersection(*ways))
+    return within(ways[0]) + within(ways[1]) - within(intersection(*ways))
 
 
 def small_sample_factor(
@@ -438,76 +353,6 @@ def all_contributions(moments: Moments, theta: Array) -> Array:
     pieces = moments.total(lambda block: [np.asarray(moments.model.contributions(theta, block))])
     rows: Array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     return rows if moments.centre is None else less(rows, moments.centre, moments.sample.observations)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Grouping:
-    """Entries in the order of their clusters: cluster c is ``order[offsets[c]:offsets[c + 1]]``."""
-
-    name: str
-    order: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-
-    @property
-    def count(self) -> int:
-        """Clusters that have entries, G."""
-        return len(self.offsets) - 1
-
-    @property
-    def codes(self) -> NDArray[np.int64]:
-        """The cluster of each entry, from 0."""
-        codes = np.empty_like(self.order)
-        codes[self.order] = np.repeat(np.arange(self.count), np.diff(self.offsets))
-        return codes
-
-
-def _grouping(name: str, codes: NDArray[np.int64]) -> Grouping:
-    _, counts = np.unique(codes, return_counts=True)
-    return Grouping(name, np.argsort(codes, kind="stable"), np.concatenate(([0], np.cumsum(counts))))
-
-
-def _intersection(a: Grouping, b: Grouping) -> Grouping:
-    return _grouping("", a.codes * b.count + b.codes)
-
-
-def ways_of_clustering(options: CovarianceOptions, seen: Observations) -> tuple[Grouping, ...]:
-    """The one or two ways of grouping that are meant; none for other estimators.
-
-    Raises
-    ------
-    ConfigError
-        E102: the data do not name as many as are needed.
-    EstimationError
-        E340: one cluster.
-    """
-    if options.estimator not in ("cluster", "twoway"):
-        return ()
-    ways = tuple(_grouping(way.name, way.codes) for way in _chosen_clusters(options, seen))
-    for way in ways:
-        if way.count < 2:
-            what = f"one cluster of {printable(way.name)}: no covariance can be estimated from it"
-            raise EstimationError(Complaint("E340", what, next="weighting: robust, or other clusters"))
-    return ways
-
-
-def _chosen_clusters(options: CovarianceOptions, seen: Observations) -> tuple[Clusters, ...]:
-    """The one or two ways of grouping that are meant."""
-    known = {way.name: way for way in seen.clusters}
-    wanted = options.cluster or tuple(known)
-    absent = [name for name in wanted if name not in known]
-    need = 1 if options.estimator == "cluster" else 2
-    count = f"{need} cluster column{'s' if need > 1 else ''}"
-    if not absent and len(wanted) == need and len(set(wanted)) == need:
-        return tuple(known[name] for name in wanted)
-    given = f"the data name {some(known)}" if known else "the data name none"
-    chosen = f", and {some(options.cluster)} was asked for" if options.cluster else ""
-    raise ConfigError(
-        Complaint(
-            "E102",
-            f"weighting {options.estimator!r} takes {count}; {given}{chosen}",
-            next="cluster= where the data are made" if not known else "cluster= one of these names",
-        )
-    )
 
 
 def identity_weight(sample: Sample) -> Weight:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.choice_data import ChoiceData
-from gmmest.data.columns import frozen
+from gmmest.data.immutable import frozen
 from gmmest.errors import Complaint, ConfigError, DataError, GmmestError, some
 
 __all__ = ["Constant", "Term", "as_terms", "design_matrix", "used_columns"]

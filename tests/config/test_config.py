@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 
 from gmmest import config
 from gmmest.errors import ConfigError, FileError
+from gmmest.gmm.covariance_options import ESTIMATORS
 from gmmest.gmm.kernels import KERNELS
-from gmmest.gmm.weighting import ESTIMATORS
 
 # Time says nothing here, and a busy machine may be slow.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -18,10 +18,10 @@ from gmmest.derivatives.backends import BACKENDS
 from gmmest.errors import ConfigError, DataError
 from gmmest.execution.threads import EXECUTORS
 from gmmest.gmm.corrected import COVARIANCES
+from gmmest.gmm.covariance_options import ESTIMATORS
 from gmmest.gmm.kernels import KERNELS
 from gmmest.gmm.optimize import OPTIMIZERS
 from gmmest.gmm.steps import STEPS
-from gmmest.gmm.weighting import ESTIMATORS
 
 TRAVELLERS = 210
 MODES = 4

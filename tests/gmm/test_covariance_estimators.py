@@ -12,6 +12,7 @@ from statsmodels.stats import sandwich_covariance as sw
 
 import gmmest as gm
 from gmmest.execution.threads import Threads
+from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.kernels import (
     KERNELS,
     andrews_bandwidth,
@@ -20,7 +21,7 @@ from gmmest.gmm.kernels import (
     newey_west_bandwidth,
 )
 from gmmest.gmm.moments import Moments
-from gmmest.gmm.weighting import CovarianceOptions, moment_covariance
+from gmmest.gmm.weighting import moment_covariance
 
 SUMS = 1e-13
 """Relative: the same sums in another order, or by Fourier transforms."""

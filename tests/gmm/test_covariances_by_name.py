@@ -19,7 +19,8 @@ from scipy import stats
 
 import gmmest as gm
 from gmmest.errors import ConfigError, EstimationError
-from gmmest.gmm.weighting import CovarianceOptions, moment_covariance
+from gmmest.gmm.covariance_options import CovarianceOptions
+from gmmest.gmm.weighting import moment_covariance
 
 CLASSICAL = {
     "asc_air": 0.7790551425098134,

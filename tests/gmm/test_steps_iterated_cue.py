@@ -15,9 +15,10 @@ from scipy.optimize import minimize
 import gmmest as gm
 from gmmest.errors import ConfigError, DerivativeError
 from gmmest.execution.serial import Serial
+from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.cue import ContinuousCriterion, second_moments
 from gmmest.gmm.moments import Moments
-from gmmest.gmm.weighting import CovarianceOptions, moment_covariance
+from gmmest.gmm.weighting import moment_covariance
 
 ESTIMATE = 1e-8
 """Relative agreement of estimates with figures of 10 and more digits (ORACLES: 1e-8 in estimates)."""

@@ -8,8 +8,9 @@ import pytest
 import statsmodels.api as sm
 
 import gmmest as gm
+from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.moments import Moments
-from gmmest.gmm.weighting import CovarianceOptions, moment_covariance
+from gmmest.gmm.weighting import moment_covariance
 from gmmest.testing import check_model
 
 SUMS = 1e-13
