@@ -121,7 +121,8 @@ def test_ragged_primitives_with_empty_segments_and_trailing_axes(
     u = np.random.default_rng(seed).standard_normal(shape)
     for op in (gm.ops.segment_sum, gm.ops.segment_softmax, gm.ops.segment_max, gm.ops.segment_logsumexp):
         value, slope = gm.value_and_jacobian(op, u, offsets, backend="forward")
-        np.testing.assert_allclose(value, op(u, offsets), rtol=1e-14)
+        # sums of either sign may cancel to next to nothing
+        np.testing.assert_allclose(value, op(u, offsets), rtol=1e-14, atol=1e-15)
         np.testing.assert_allclose(
             slope, gm.jacobian(op, u, offsets, backend="complex"), rtol=1e-12, atol=1e-13
         )

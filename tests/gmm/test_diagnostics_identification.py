@@ -11,6 +11,7 @@ import pytest
 from linearmodels.iv import IV2SLS
 
 import gmmest as gm
+from gmmest.derivatives.backends import Jax
 from gmmest.gmm.diagnostics import first_stage_statistics, joint_covariance, weakest
 
 EXACT = 1e-8
@@ -142,6 +143,21 @@ def test_joint_covariance_is_that_of_the_rows():
     assert np.allclose(joint.gg, cov[:3, :3], rtol=1e-10)
     assert np.allclose(joint.Gg.reshape(3, 3), cov[3:, :3], rtol=1e-9, atol=1e-14)
     assert np.allclose(joint.GG.reshape(3, 3), cov[3:, 3:], rtol=1e-10)
+
+
+def test_jax_sweeps_once_a_parameter_and_not_once_a_row(monkeypatch):
+    """A row of the Jacobian is one contribution: in reverse there would be N M sweeps."""
+    fit = gm.GMMEstimator(weak_model(), draw(50.0, 300, 0), grad="jax").fit()
+    modes, prepare = [], Jax.prepare
+
+    def noted(self, function):
+        modes.append(self.mode)
+        return prepare(self, function)
+
+    monkeypatch.setattr(Jax, "prepare", noted)
+    by_hand = gm.GMMEstimator(weak_model(), draw(50.0, 300, 0)).fit()
+    assert fit.diagnostics().strength == pytest.approx(by_hand.diagnostics().strength, rel=1e-9)
+    assert modes == ["forward"]
 
 
 def test_with_one_parameter_the_strength_is_the_wald_statistic_of_the_jacobian():

@@ -56,7 +56,7 @@ def _refusal(data):
 # --- against the linear program -----------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     sizes=st.lists(st.integers(2, 4), min_size=4, max_size=25),
     columns=st.integers(1, 3),
