@@ -43,6 +43,7 @@ __all__ = [
     "Jax",
     "Prepared",
     "as_backend",
+    "for_many_rows",
 ]
 
 Array = NDArray[np.float64]
@@ -277,6 +278,18 @@ BACKENDS: dict[str, Backend] = {
     )
 }
 """The backends that have a name, under it."""
+
+
+def for_many_rows(backend: str | Backend) -> Backend:
+    """The same engine for a Jacobian with more rows than columns: JAX goes forward, a sweep a column.
+
+    Examples
+    --------
+    >>> for_many_rows("jax")
+    Jax(mode='forward')
+    """
+    chosen = as_backend(backend)
+    return Jax(mode="forward") if chosen == Jax() else chosen
 
 
 def as_backend(backend: str | Backend) -> Backend:

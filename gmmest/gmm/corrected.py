@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.derivatives import operators
-from gmmest.derivatives.backends import Analytic, Auto, Backend, Jax, as_backend
+from gmmest.derivatives.backends import Analytic, Auto, Backend, Jax, as_backend, for_many_rows
 from gmmest.errors import Complaint, ConfigError
 from gmmest.gmm.clusters import ways_of_clustering
 from gmmest.gmm.covariance_options import CovarianceOptions
@@ -305,13 +305,13 @@ def _sensitivity(moments: Moments, s: MomentCovariance, A: Array, lam: Array, ba
 
 def _slopes_along(moments: Moments, theta: Array, lam: Array, backend: Backend) -> Array:
     """``G_i'lambda`` of every entry, (N, P)."""
-    contributions, unit = moments.model.contributions, _unit(moments)
+    contributions, unit, engine = moments.model.contributions, _unit(moments), for_many_rows(backend)
 
     def along(z: Any, block: Any) -> Any:
         return contributions(unit * z, block) @ lam
 
     pieces = moments.total(
-        lambda block: [operators.jacobian(along, theta / unit, block, backend=backend) / unit]
+        lambda block: [operators.jacobian(along, theta / unit, block, backend=engine) / unit]
     )
     slopes: Array = np.concatenate(pieces)
     return slopes

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.observations import Observations
-from gmmest.derivatives.backends import Analytic, Backend, Jax, as_backend
+from gmmest.derivatives.backends import Analytic, Backend, as_backend, for_many_rows
 from gmmest.errors import Complaint, ConfigError, DerivativeError, IdentificationError
 from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor
@@ -134,8 +134,7 @@ def second_moments(
     model = SecondMoments(moments.model, options, seen, sample.n_obs, n_params, moments.centre)
     entries = tuple(f"S of {a} and {b}" for a in sample.moment_names for b in sample.moment_names)
     named = _with_names(sample, (*sample.moment_names, *entries))
-    engine = Jax(mode="forward") if chosen == Jax() else chosen
-    return Moments(model, named, engine, executor, watch, bounds, passes=passes)
+    return Moments(model, named, for_many_rows(chosen), executor, watch, bounds, passes=passes)
 
 
 def _require_smooth(options: CovarianceOptions) -> None:

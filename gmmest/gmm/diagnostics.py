@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
+from gmmest.derivatives.backends import Analytic, as_backend, for_many_rows
 from gmmest.derivatives.operators import value_and_jacobian
 from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, printable
 from gmmest.execution.serial import fold, single_blas_thread
@@ -101,7 +102,7 @@ def joint_covariance(context: Context, theta: Array) -> JointCovariance:
     """
     _require_independent_rows(context)
     m, p = len(context.sample.moment_names), len(context.sample.names)
-    backend = "auto" if context.grad == "analytic" else context.grad
+    backend = "auto" if as_backend(context.grad) == Analytic() else for_many_rows(context.grad)
 
     def rows(block: Any) -> Array:
         value, slope = value_and_jacobian(context.model.contributions, theta, block, backend=backend)

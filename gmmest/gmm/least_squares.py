@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
 from gmmest.data.table import Table
-from gmmest.derivatives.backends import Backend, Jax, as_backend
+from gmmest.derivatives.backends import Backend, as_backend, for_many_rows
 from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.certificate import Certificate, certify, curvature, lowest, whitened_directions
@@ -198,9 +198,7 @@ class _Residuals:
         self.function, self.names, self.rows = function, names, rows
         usable = ~backend.exact & (start != 0) & np.isfinite(start)
         self.unit = np.exp2(np.floor(np.log2(np.where(usable, np.abs(start), 1.0))))
-        # the Jacobian is tall: a reverse mode would sweep once for each of n rows, a forward mode P times
-        chosen = Jax(mode="forward") if backend == Jax() else backend
-        self.prepared = chosen.prepare(
+        self.prepared = for_many_rows(backend).prepare(
             function if backend.exact else lambda z, rows: function(self.unit * z, rows)
         )
         self.evaluations = 0
