@@ -141,9 +141,9 @@ def test_without_a_folder_a_signal_is_told_too(slow: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED, err
-    assert re.match(r"interrupted (at evaluation [\d,]+|before the first evaluation); nothing was kept", err), (
-        err
-    )
+    assert re.match(
+        r"interrupted (at evaluation [\d,]+|before the first evaluation); nothing was kept", err
+    ), err
 
 
 # --- no room -----------------------------------------------------------------------------------------
