@@ -34,8 +34,10 @@ __all__ = ["Design", "Progress", "convert"]
 Progress: TypeAlias = Callable[[int, "int | None"], None]
 
 SHOWN = 5  # complaints of one kind, and ids in one, before the rest is counted
-LARGEST_PIECE = 1 << 15  # rows; larger ones are no faster
-SHARE = 4  # of the memory, what one piece takes as numbers: it is held as text, as columns and as features
+LARGEST_PIECE = 1 << 14  # rows; larger ones are no faster
+SHARE = (
+    16  # of the memory, what one piece takes as numbers: text, columns, features, and what allocators keep
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,7 +257,7 @@ class _Whole:
                 files[0], "there is a header and nothing below it" if len(files) == 1 else "nor do others"
             )
         if self._has_keys() and not self._unreadable:
-            found = repeats(self._writer.path("keys"), memory // 2, SHOWN)
+            found = repeats(self._writer.path("keys"), memory // 8, SHOWN)
             if found.count:
                 self._complain(DataError(_again(files, self._columns.case, found, rows, memory)))
             self._writer.drop("keys")
@@ -271,7 +273,7 @@ class _Whole:
     def described(self, manifest: Manifest, memory: int) -> Manifest:
         """The manifest with what is known in the end, and the codes of clusters put to the arrays."""
         for i, name in enumerate(self._clusters):
-            codes = appearance(self._writer.path(f"keys_cluster{i}"), memory // 2, self._writer.scratch)
+            codes = appearance(self._writer.path(f"keys_cluster{i}"), memory // 8, self._writer.scratch)
             kept = np.memmap(self._writer.path("kept"), np.uint8, "r")
             for start in range(0, len(codes), LARGEST_PIECE):
                 part = slice(start, start + LARGEST_PIECE)
