@@ -102,7 +102,6 @@ def test_after_sigkill_a_run_goes_on_to_the_same_bits_and_no_second_one_joins_it
     assert code == VERIFIED
     told = re.fullmatch(r"resumed: ([\d,]+) evaluations from the journal, ([\d,]+) made now\n", err)
     assert told, err
-    stopped = int(told[1].replace(",", ""))
     assert all(len(count) > 1 for count in told.groups()), "killed in the middle"
     assert sum(int(count.replace(",", "")) for count in told.groups()) == answer(folder)["evaluations"]
     assert answer(folder) == answer(slow.parent / "whole")
