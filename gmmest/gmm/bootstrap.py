@@ -68,7 +68,8 @@ def bootstrap(
     repeat : Repeated
     options : BootstrapOptions
     executor : str or Executor, optional
-        Over what replications are mapped, each in one piece; by default that of the fit.
+        Over what replications are mapped, each in one piece; by default that of the fit, or threads if that
+        had workers, which are gone with it.
     watch : callable, optional
         Called with the numbers of replications done and asked for.
 
@@ -115,7 +116,7 @@ def bootstrap(
     recentred = overidentified and options.recentre and options.kind != "wild"
     with (
         single_blas_thread(),
-        opened(afterwards(fit.context.executor if executor is None else executor)) as mapped,
+        opened(afterwards(fit.context.executor) if executor is None else executor) as mapped,
     ):
         one = _replication(fit, parameters, repeat, options, recentred, codes, way)
         done, cut = _all_replications(one, options, _header(fit, repeat, options, way), mapped, watch)

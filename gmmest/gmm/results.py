@@ -349,8 +349,8 @@ class GMMResults:
         """Bootstrap distribution of the estimates and of J: :func:`.bootstrap.bootstrap`.
 
         With ``path`` finished replications are kept in a file, and ``resume`` goes on from it; ``executor`` maps
-        replications (by default that of the fit), and ``watch(done, total)`` sees them being done.  Refused (E440)
-        for a fit that is not verified.
+        replications (by default that of the fit, or threads in place of workers that are gone), and
+        ``watch(done, total)`` sees them being done.  Refused (E440) for a fit that is not verified.
         """
         options = BootstrapOptions(replications, kind, seed, recentre, cluster, multipliers, path, resume)
         if not self.verified:

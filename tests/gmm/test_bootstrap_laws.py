@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 import gmmest as gm
+from gmmest.execution.serial import Serial
 from gmmest.execution.threads import Threads
 from gmmest.gmm.resampling import MULTIPLIERS, Refit, distribution, generator, pairs_counts, repeated
 
@@ -221,6 +223,29 @@ def test_executors_and_interruptions_change_no_bit(kind: str, tmp_path: Path) ->
         went_on = result.bootstrap(24, kind, seed=6, path=path, resume=True, executor=Threads(2))
         assert same(once, went_on)
         assert (lost > 0) == any("were cut" in note for note in went_on.notes)
+
+
+def test_an_executor_that_is_given_is_the_one_that_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of the fit are gone with it, and threads map in their place; workers that are asked for are opened."""
+    opened_for: list[int] = []
+
+    class Workers:
+        closed = True
+
+        def open(self):
+            opened_for.append(1)
+            return nullcontext(Serial())
+
+        def map(self, function, items):
+            raise AssertionError("not opened")
+
+    result = fitted()
+    assert same(result.bootstrap(6, seed=2), result.bootstrap(6, seed=2, executor=Workers()))
+    assert opened_for == [1]
+    by_workers = fitted(executor=Workers())
+    assert opened_for == [1, 1]
+    assert same(result.bootstrap(6, seed=2), by_workers.bootstrap(6, seed=2))
+    assert opened_for == [1, 1]
 
 
 def test_more_replications_begin_with_those_that_are_there(tmp_path: Path) -> None:
