@@ -155,18 +155,24 @@ def _refuse(kind: str, reason: str, advice: str = "se: sandwich") -> NoReturn:
 
 
 def _classical(moments: Moments, estimate: Estimate) -> Array:
-    score = getattr(moments.model, "is_likelihood_score", None)
-    square = len(moments.sample.moment_names) == estimate.theta.size
-    if not square or score is None or not all(score(block) for block in moments.sample.blocks):
+    """``T (G T)^-1 T'/N``: moments are T' times the score, T not the identity where instruments are recombined.
+
+    ``G T = T'HT`` then has the condition of what is estimated, and G its root only.
+    """
+    sample, own = moments.sample, getattr(moments.model, "is_likelihood_score", None)
+    square = len(sample.moment_names) == estimate.theta.size
+    score = sample.recombined_score or (own is not None and all(own(block) for block in sample.blocks))
+    if not square or not score:
         _refuse(
             "classical", "the moments are not the score of a likelihood, as those of a Logit with Z = X are"
         )
     if moments.sample.observations.weight is not None:
         _refuse("classical", "with sampling weights the likelihood is not that of the data")
-    hessian = 0.5 * (estimate.jacobian + estimate.jacobian.T)
+    t = np.eye(estimate.theta.size) if sample.recombined is None else sample.recombined
+    hessian = _symmetric(estimate.jacobian @ t)
     scale = np.sqrt(np.diag(hessian))
-    inverse = np.linalg.solve(hessian / np.outer(scale, scale), np.eye(len(scale)))
-    return _symmetric(inverse / np.outer(scale, scale) / moments.sample.n_obs)
+    inverse = np.linalg.solve(hessian / np.outer(scale, scale), np.eye(len(scale))) / np.outer(scale, scale)
+    return _symmetric(t @ inverse @ t.T / sample.n_obs)
 
 
 # --- what the weight was estimated from -------------------------------------------------------------------

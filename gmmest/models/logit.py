@@ -107,6 +107,7 @@ class Logit:
                 n_free = len(names if restriction is None else held.free)
                 instruments = check_instruments(blocks, moment_names, n_free)
         changed = instruments.changed
+        score = changed is not None and all(self.is_likelihood_score(block) for block in blocks)
         if changed is not None:
             differences = changed.apply(full.instruments, lambda part: demeaned(part, full.offsets))
             full, notes = replace(full, instruments=differences), (*notes, *changed.notes)
@@ -130,6 +131,7 @@ class Logit:
                 instrument_product=product,
                 observations=seen,
                 recombined=None if changed is None else changed.transform,
+                recombined_score=score,
             )
 
         return sample(ranges)

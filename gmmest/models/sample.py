@@ -136,6 +136,8 @@ class Sample:
         Parameters that were taken out beforehand, effects of groups; small-sample factors count them.
     recombined : array (M, M), optional
         T where the instruments are ``Z T``; see :mod:`.recombination`.
+    recombined_score : bool
+        Whether these moments are T' times the score of a likelihood.
     """
 
     names: tuple[str, ...]
@@ -153,6 +155,7 @@ class Sample:
     observations: Observations = UNWEIGHTED
     absorbed: int = 0
     recombined: Array | None = None
+    recombined_score: bool = False
 
     @property
     def n_obs(self) -> int:

@@ -71,6 +71,27 @@ def test_a_logit_by_its_score(gap, grad):
 
 
 @pytest.mark.parametrize("gap", GAPS)
+@pytest.mark.parametrize("grad", ["analytic", "jax"])
+def test_the_moments_of_a_score_stay_one(gap, grad):
+    """Classical errors are the inverse Hessian of the log-likelihood in either case; and only of a score."""
+    columns, chosen, offsets, level = choices()
+    X = np.column_stack([columns[:, :3], near(columns, gap) + level])
+    names = list("abcd")
+
+    def fit(features, **more):
+        data = gm.ChoiceData.from_arrays(features=features, chosen=chosen, offsets=offsets, **more)
+        return gm.GMMEstimator(gm.Logit(), data, grad=grad, se="classical").fit()
+
+    ours = fit(X, feature_names=names)
+    assert ours.context.sample.recombined is not None
+    same(ours, fit(columns), gap)
+    implied = ours.with_cov("sandwich", weighting="unadjusted")
+    np.testing.assert_allclose(ours.bse, implied.bse, rtol=ROUNDING / gap)
+    with pytest.raises(gm.ConfigError, match="not the score of a likelihood"):
+        fit(columns, instruments=X)
+
+
+@pytest.mark.parametrize("gap", GAPS)
 @pytest.mark.parametrize("steps", ["onestep", "twostep", "iterated"])
 def test_instruments_of_a_logit(gap, steps):
     """Overidentified: the near column is an instrument, and moments are as many as before."""
