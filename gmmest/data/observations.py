@@ -45,10 +45,17 @@ class Clusters:
     name : str
     codes : (N,) int64
         From 0; the group of each observation.
+    labels : (G,) array, optional
+        The ids that codes stand for, where they are kept.
     """
 
     name: str
     codes: IntArray
+    labels: NDArray[Any] | None = None
+
+    def ids(self, codes: IntArray) -> NDArray[Any]:
+        """What to call groups."""
+        return codes if self.labels is None else self.labels[codes]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +99,7 @@ class Observations:
             self,
             weight=None if self.weight is None else read_only(self.weight[index]),
             frequency=None if self.frequency is None else read_only(self.frequency[index]),
-            clusters=tuple(Clusters(c.name, read_only(c.codes[index])) for c in self.clusters),
+            clusters=tuple(replace(c, codes=read_only(c.codes[index])) for c in self.clusters),
         )
 
     def zero(self) -> NDArray[np.bool_] | None:
@@ -183,8 +190,8 @@ def cluster_arrays(
             what = f"{printable(name)} holds {array.dtype}; ids must be integers or text"
             complaints.append(Complaint("E312", what, name, "make integers or text of it"))
         else:
-            codes = np.unique(array, return_inverse=True)[1]
-            found.append(Clusters(name, read_only(codes.astype(np.int64))))
+            labels, codes = np.unique(array, return_inverse=True)
+            found.append(Clusters(name, read_only(codes.astype(np.int64)), read_only(labels)))
     return tuple(found)
 
 

@@ -91,7 +91,7 @@ def read_set_roles(
         if isinstance(of_sets, Complaint):
             complaints.append(of_sets)
         else:
-            clusters.append(Clusters(name, read_only(of_sets.astype(np.int64))))
+            clusters.append(Clusters(name, read_only(of_sets.astype(np.int64)), codes.values))
     observations = Observations(found.get("weight"), found.get("frequency"), tuple(clusters))
     if time is None:
         return Roles(observations)

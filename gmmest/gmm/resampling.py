@@ -193,7 +193,7 @@ def cluster_draw(sample: Sample, codes: Places, way: str, random: np.random.Gene
     frequency = sample.observations.frequency
     drawn = taken(sample, places, None if frequency is None else frequency[places])
     seen = drawn.observations
-    clusters = tuple(replace(c, codes=own) if c.name == way else c for c in seen.clusters)
+    clusters = tuple(replace(c, codes=own, labels=None) if c.name == way else c for c in seen.clusters)
     return replace(drawn, observations=replace(seen, clusters=clusters))
 
 

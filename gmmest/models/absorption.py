@@ -114,10 +114,10 @@ def grouped(data: Any, used: tuple[str, ...], name: str) -> Grouped:
         are no whole numbers, E315 an absent column.
     """
     if isinstance(data, Table):
-        clusters = {way.name: way.codes for way in data.observations.clusters}
-        ids = clusters[name] if name in clusters else _whole_numbers(data.column(name), name)
-        labels, codes = np.unique(ids, return_inverse=True)
-        return Grouped(data, name, codes, labels)
+        way = next((way for way in data.observations.clusters if way.name == name), None)
+        ids = _whole_numbers(data.column(name), name) if way is None else way.codes
+        found, codes = np.unique(ids, return_inverse=True)
+        return Grouped(data, name, codes, found if way is None else way.ids(found))
     complaints: list[Complaint] = []
     frame = open_frame(data)
     column = read_column(frame, name, "") if name in frame.columns else absent(name, frame.columns, "")

@@ -182,6 +182,30 @@ def test_groups_of_one_row_are_named_and_say_nothing():
     assert not any(note.startswith("W306") for note in without.notes)
 
 
+def test_groups_of_a_table_are_named_by_the_ids_of_the_reader():
+    """By text or numbers, from a frame or from arrays, and after rows were dropped or moved."""
+    frame = panel()
+    alone = frame.iloc[[0, 1, 2]].assign(firm=["solo", "unique", "dropped"], y=[1e3, -1e3, 0.0])
+    data = pd.concat([alone, frame], ignore_index=True)
+    data["number"] = data["firm"].astype("category").cat.codes.astype(int) * 7 + 30_001
+    data["w8"] = np.where(data["firm"] == "dropped", 0.0, 1.0)
+    data["t"] = np.arange(len(data))[::-1]
+    columns = ["y", "x", "w", "z0"]
+    wanted = {name: list(data.loc[:1, name].astype(str)) for name in ("firm", "number")}
+    for name in ("firm", "number"):
+        tables = [
+            gm.Table.from_frame(data, columns, cluster=name, weight="w8", time="t"),
+            gm.Table.from_arrays(
+                {c: data[c] for c in columns}, cluster={name: data[name]}, weight=data["w8"]
+            ),
+        ]
+        for table in tables:
+            notes = gm.LinearIV("y", ["w"], ["x"], ["z0"], absorb=name).sample(table).notes
+            (note,) = (note for note in notes if note.startswith("W306"))
+            named = note.partition("each: ")[2].partition(";")[0].split(", ")
+            assert sorted(named) == sorted(wanted[name])
+
+
 def test_what_the_effects_explain_is_refused_by_name():
     frame = panel()
     size = frame["firm"].map(frame["firm"].value_counts() / 7.0)
