@@ -32,7 +32,7 @@ from gmmest.errors import ConfigError
 from gmmest.gmm.corrected import CovarianceName
 from gmmest.gmm.covariance_options import ESTIMATORS, Estimator
 from gmmest.gmm.kernels import Kernel
-from gmmest.gmm.steps import StepsName
+from gmmest.gmm.steps import STEPS, StepsName
 
 __all__ = ["Config", "DataConfig", "EstimationConfig", "SimulateConfig"]
 
@@ -218,6 +218,11 @@ class EstimationConfig(Record):
             if weighting == "unadjusted" and raw.get("centred") is True:
                 what = "centred has no meaning with weighting unadjusted: what a model implies has mean zero"
                 yield rule(("centred",), what, "write  weighting: robust,  or delete centred")
+        steps = raw.get("steps", "twostep")
+        most = cls.model_fields["max_steps"].default
+        if raw.get("max_steps", most) != most and steps in STEPS and steps != "iterated":
+            what = f"estimation.max_steps has no use with steps {steps}"
+            yield rule(("max_steps",), what, "write  steps: iterated,  or delete max_steps")
         held = {key: raw.get(key) for key in ("fixed", "tied", "bounds")}
         seen: dict[str, str] = {}
         for key, names in held.items():

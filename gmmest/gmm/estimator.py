@@ -41,6 +41,7 @@ from gmmest.models.sample import MomentModel, Sample
 __all__ = ["CURVATURE_STEP", "GMMEstimator", "Start", "starting_point"]
 
 Array = NDArray[np.float64]
+MAX_STEPS = 100
 Start = Mapping[str, float] | Sequence[float] | NDArray[np.float64] | None
 
 
@@ -90,7 +91,7 @@ class GMMEstimator:
         its verdict says where the other starts ended, with W403 if that was elsewhere.  By default one,
         and for ``cue`` five around the two-step estimate.
     max_steps : int
-        Steps at most of ``iterated``.
+        Steps at most of ``iterated``; with others nothing but the default is taken.
     fixed : mapping of str to float, optional
         Parameters that keep a value.
     tied : mapping of str to str, optional
@@ -137,7 +138,7 @@ class GMMEstimator:
     cluster: Names = None
     small_sample: bool = False
     starts: int | Sequence[Start] | None = None
-    max_steps: int = 100
+    max_steps: int = MAX_STEPS
     fixed: Mapping[str, float] | None = None
     tied: Mapping[str, str] | None = None
     bounds: Bounds | None = None
@@ -165,6 +166,9 @@ class GMMEstimator:
                 complaints.append(
                     Complaint("E102", f"{option} is {number!r}; a whole number from {least} was expected")
                 )
+        if self.max_steps != MAX_STEPS and self.steps != "iterated":
+            what = f"max_steps has no use with steps {self.steps!r}"
+            complaints.append(Complaint("E102", what, next="steps: iterated"))
         if self.bounds and self.optimizer == "bfgs":
             complaints.append(
                 Complaint("E102", "optimizer 'bfgs' knows no bounds", next="optimizer: lsq or lbfgsb")

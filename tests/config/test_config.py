@@ -243,7 +243,8 @@ def config_dicts(draw):
         estimation["workers"] = draw(st.integers(1, 10**9))
     if draw(st.booleans()):
         estimation["starts"] = draw(st.integers(1, 10**9))
-        estimation["max_steps"] = draw(st.integers(2, 10**9))
+        if estimation.get("steps") == "iterated":
+            estimation["max_steps"] = draw(st.integers(2, 10**9))
         held = draw(st.lists(names, min_size=3, max_size=3, unique=True))
         ends = draw(st.sampled_from([[0.0, "none"], ["none", 1.5], [-1.0, 2.0]]))
         estimation |= {"fixed": {held[0]: draw(numbers)}, "tied": {held[1]: "3*a"}}

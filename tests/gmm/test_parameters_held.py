@@ -310,7 +310,6 @@ def test_all_of_it_from_a_configuration():
         f'estimation.tied={{{names[1]}: "2*{names[2]} - 1"}}',
         f"estimation.bounds={{{names[2]}: [-9, none]}}",
         "estimation.starts=3",
-        "estimation.max_steps=50",
     ]
     fit = fit_config(config.loads(SIMULATED, folder=".", overrides=held))
     assert fit.verified

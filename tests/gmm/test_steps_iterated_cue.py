@@ -13,6 +13,7 @@ from linearmodels.iv import IVGMM, IVGMMCUE, IVLIML
 from scipy.optimize import minimize
 
 import gmmest as gm
+from gmmest import config
 from gmmest.errors import ConfigError, DerivativeError
 from gmmest.execution.serial import Serial
 from gmmest.gmm.covariance_options import CovarianceOptions
@@ -477,3 +478,15 @@ def test_minima_as_low_at_two_points_are_reported():
 def test_a_number_of_starts_that_is_none_is_refused(demand, starts):
     with pytest.raises(ConfigError, match="starts is"):
         gm.GMMEstimator(demand_model(), demand, starts=starts)
+
+
+@pytest.mark.parametrize("steps", ["onestep", "twostep", "cue"])
+def test_a_limit_of_steps_that_are_not_iterated_is_refused(steps):
+    model = gm.LinearIV("y", exogenous=["x"])
+    with pytest.raises(gm.ConfigError, match=f"max_steps has no use with steps '{steps}'"):
+        gm.GMMEstimator(model, None, steps=steps, max_steps=7)
+    assert gm.GMMEstimator(model, None, steps=steps, max_steps=100).max_steps == 100
+    text = "data: {path: a.csv}\nmodel: {kind: linear_iv, dependent: y, exogenous: x}\n"
+    with pytest.raises(gm.ConfigError, match=f"max_steps has no use with steps {steps}"):
+        config.loads(text, folder=".", overrides=[f"estimation.steps={steps}", "estimation.max_steps=7"])
+    config.loads(text, folder=".", overrides=["estimation.steps=iterated", "estimation.max_steps=7"])
