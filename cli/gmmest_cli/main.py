@@ -135,10 +135,10 @@ def fit(
     folder: Any = nullcontext()
     if resume is not None:
         given = _overrides(overrides, grad, executor, workers)
-        settings = _announced(runs.settings_of(Path(resume), given, config))
+        settings = _without_bootstrap(_announced(runs.settings_of(Path(resume), given, config)))
         folder = runs.resumed(Path(resume))
     else:
-        settings = _loaded(str(config), overrides, grad, executor, workers)
+        settings = _without_bootstrap(_loaded(str(config), overrides, grad, executor, workers))
         if out is not None:
             folder = runs.begun(Path(out), settings, force)
     with folder as run:
@@ -197,7 +197,7 @@ def compare(
     """
     from gmmest_cli import show
 
-    settings = _loaded(config, overrides)
+    settings = _without_bootstrap(_loaded(config, overrides))
     from gmmest.config.build import build
     from gmmest.gmm.compare import comparable
     from gmmest.gmm.compare import compare as compare_backends
@@ -215,24 +215,20 @@ def compare(
 
 @cli.command()
 @_config
-@click.option("--replications", type=click.IntRange(min=2), default=999, show_default=True, help="How many.")
+@click.option("--replications", type=click.IntRange(min=2), help="How many; 999 where nothing is said.")
 @click.option(
     "--kind",
     type=click.Choice(("pairs", "cluster", "wild")),
-    default="pairs",
-    show_default=True,
-    help="Draw observations, draw clusters, or multiply scores by random numbers.",
+    help="Draw observations (the default), draw clusters, or multiply scores by random numbers.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the draws; by default 0.")
 @click.option("--cluster", help="Which clusters, where the configuration names more than one.")
 @click.option(
     "--multipliers",
     type=click.Choice(("rademacher", "mammen", "webb")),
-    default="rademacher",
-    show_default=True,
-    help="Random numbers of --kind wild.",
+    help="Random numbers of --kind wild; by default rademacher.",
 )
-@click.option("--recentre/--no-recentre", default=True, show_default=True, help="Recentred moments.")
+@click.option("--recentre/--no-recentre", default=None, help="Recentred moments; by default they are.")
 @_set
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option(
@@ -240,49 +236,37 @@ def compare(
 )
 @click.option("--resume", is_flag=True, help="Go on with the draws that --out has from a run that was ended.")
 def bootstrap(
-    config: str,
-    replications: int,
-    kind: Any,
-    seed: int,
-    cluster: str | None,
-    multipliers: Any,
-    recentre: bool,
-    overrides: tuple[str, ...],
-    as_json: bool,
-    out: str | None,
-    resume: bool,
+    config: str, overrides: tuple[str, ...], as_json: bool, out: str | None, resume: bool, **options: Any
 ) -> int:
-    """Bootstrap the estimate of the model that CONFIG describes.
+    """Bootstrap the estimate of the model that CONFIG describes, as its section bootstrap says.
 
-    With --out every finished draw is kept, and --resume goes on from there to the same bits. Exit code 3
-    means that the estimate itself is not verified.
+    Options go before that section. With --out every finished draw is kept, and --resume goes on from
+    there to the same bits. Exit code 3 means that the estimate itself is not verified.
     """
-    from gmmest_cli import show
+    import json
+    from contextlib import nullcontext
+    from pathlib import Path
+
+    from gmmest_cli import runs, show
 
     if resume and out is None:
         raise click.UsageError("--resume goes on in a folder: --out FOLDER")
-    settings = _loaded(config, overrides)
+    given = [f"bootstrap.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    settings = _loaded(config, (*overrides, *given))
+    from gmmest.config.build import bootstrap as bootstrap_config
     from gmmest.config.build import fit as fit_config
 
-    with show.progress() as watch:
-        result = fit_config(settings, watch.passed, watch.converted)
-    if not result.verified:
-        click.echo(result.verdict(), err=True)
-        return NOT_VERIFIED
-    with show.replications() as watch_draws:
-        found = result.bootstrap(
-            replications,
-            kind,
-            seed=seed,
-            recentre=recentre,
-            cluster=cluster,
-            multipliers=multipliers,
-            path=None if out is None else show.draws_file(out),
-            resume=resume,
-            watch=watch_draws,
-        )
-    if out is not None:
-        show.write_bootstrap(found, out, resume)
+    folder: Any = nullcontext() if out is None else runs.drawn(Path(out))
+    with folder as draws:
+        with show.progress() as watch:
+            result = fit_config(settings, watch.passed, watch.converted)
+        if not result.verified:
+            click.echo(result.verdict(), err=True)
+            return NOT_VERIFIED
+        with show.replications() as watch_draws:
+            found = bootstrap_config(settings, result, draws, resume, watch_draws)
+        if out is not None:
+            show.write_bootstrap(found, out, resume)
     if as_json:
         click.echo(found.to_json())
     else:
@@ -369,6 +353,12 @@ def _loaded(
     from gmmest.config import load
 
     return _announced(load(path, _overrides(overrides, grad, executor, workers)))
+
+
+def _without_bootstrap(settings: Any) -> Any:
+    if settings.bootstrap is not None:
+        click.echo("the section bootstrap is for  gmmest bootstrap,  and plays no part here", err=True)
+    return settings
 
 
 def _announced(settings: Any) -> Any:

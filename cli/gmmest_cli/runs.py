@@ -30,7 +30,7 @@ from gmmest.errors import Complaint, FileError, printable, some
 if TYPE_CHECKING:
     from gmmest.config import Config
 
-__all__ = ["Interrupted", "Run", "begun", "resumed", "settings_of", "stoppable"]
+__all__ = ["Interrupted", "Run", "begun", "drawn", "resumed", "settings_of", "stoppable"]
 
 SETTINGS, MANIFEST, JOURNAL, RESULTS = (
     "config.json",
@@ -40,7 +40,7 @@ SETTINGS, MANIFEST, JOURNAL, RESULTS = (
 )
 
 MAY_CHANGE = ("estimation.executor", "estimation.workers", "data.memory", "data.cache")
-"""Settings that change no bit: a run may go on with others."""
+"""Settings that change no bit: a run may go on with others.  Those of a bootstrap are no part of a fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,7 @@ def begun(folder: Path, settings: Config, force: bool) -> Iterator[Run]:
     from gmmest.execution.journal import locked, surroundings
     from gmmest.report.export import write_run
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = f"cannot make the folder: {error.strerror or error}"
-        raise FileError(Complaint("E501", what, printable(folder), "another --out")) from error
+    _make(folder)
     run = Run(folder)
     manifest = {
         "config_folder": str(settings.folder.absolute()),
@@ -124,6 +120,31 @@ def resumed(folder: Path) -> Iterator[Run]:
         yield Run(folder)
 
 
+@contextmanager
+def drawn(folder: Path) -> Iterator[Path]:
+    """Where a folder, made if need be, keeps the replications of a bootstrap; this process alone works there.
+
+    Raises
+    ------
+    FileError
+        E501, E506, E507.
+    """
+    from gmmest.execution.journal import locked
+
+    _make(folder)
+    with locked(folder) as taken_over:
+        _tell(taken_over)
+        yield folder / "draws.journal"
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"cannot make the folder: {error.strerror or error}"
+        raise FileError(Complaint("E501", what, printable(folder), "another --out")) from error
+
+
 def _tell(taken_over: bool) -> None:
     if taken_over:
         click.echo("the lock of a process that is gone was taken over", err=True)
@@ -158,7 +179,9 @@ def settings_of(folder: Path, overrides: tuple[str, ...], config: str | None) ->
     differing = [
         f"{name} was {before.get(name, 'not there')}, and is {now.get(name, 'not there')} now"
         for name in dict.fromkeys((*before, *now))
-        if before.get(name) != now.get(name) and name not in MAY_CHANGE
+        if before.get(name) != now.get(name)
+        and name not in MAY_CHANGE
+        and name.partition(".")[0] != "bootstrap"
     ]
     if _code_hash(given) != manifest.get("code_sha256"):
         differing.append(f"{given.executes or kept.executes} has changed")

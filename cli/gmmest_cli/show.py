@@ -27,7 +27,6 @@ __all__ = [
     "bootstrap",
     "comparison",
     "comparison_json",
-    "draws_file",
     "progress",
     "replications",
     "result",
@@ -227,18 +226,6 @@ def write_file(text: str, path: str) -> None:
 def texts(fitted: GMMResults) -> dict[str, str]:
     """The files of a result, by name."""
     return {"result.json": fitted.to_json() + "\n", "summary.txt": _as_text(fitted)}
-
-
-def draws_file(folder: str) -> Path:
-    """Where a run folder, made if need be, keeps its replications."""
-    from gmmest.errors import Complaint, FileError
-
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = f"cannot make the folder: {error.strerror or error}"
-        raise FileError(Complaint("E501", what, folder, "another --out")) from error
-    return Path(folder) / "draws.journal"
 
 
 def write_bootstrap(found: Bootstrap, folder: str, force: bool) -> None:

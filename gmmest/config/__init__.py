@@ -13,9 +13,10 @@ from gmmest.config.model_kinds import (
     MomentFunctionConfig,
     TermConfig,
 )
-from gmmest.config.schema import Config, DataConfig, EstimationConfig, SimulateConfig
+from gmmest.config.schema import BootstrapConfig, Config, DataConfig, EstimationConfig, SimulateConfig
 
 __all__ = [
+    "BootstrapConfig",
     "Config",
     "DataConfig",
     "EstimationConfig",

@@ -14,7 +14,7 @@ from gmmest.config.model_kinds import (
     MomentFunctionConfig,
     TermConfig,
 )
-from gmmest.config.schema import Config, EstimationConfig
+from gmmest.config.schema import BootstrapConfig, Config, EstimationConfig
 from gmmest.config.user_code import UserFunction, load_function
 from gmmest.data.choice_data import ChoiceData
 from gmmest.data.choice_files import ChoiceFiles
@@ -26,6 +26,7 @@ from gmmest.data.table import Table
 from gmmest.execution.dask import Dask
 from gmmest.execution.serial import Executor
 from gmmest.execution.threads import Threads
+from gmmest.gmm.draws import Bootstrap
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.results import GMMResults
 from gmmest.models.logit import Logit
@@ -34,7 +35,7 @@ from gmmest.models.regression import ExponentialIV, LinearIV
 from gmmest.models.terms import Constant, Term, used_columns
 from gmmest.simulate import simulate_logit
 
-__all__ = ["build", "build_data", "build_model", "fit"]
+__all__ = ["bootstrap", "build", "build_data", "build_model", "fit"]
 
 Model = Logit | LinearIV | ExponentialIV | MomentFunction
 
@@ -54,6 +55,19 @@ def fit(
     if code is not None:
         manifest["code"] = {"file": code.file, "function": code.name, "sha256": code.sha256}
     return replace(result, manifest=manifest)
+
+
+def bootstrap(
+    config: Config,
+    result: GMMResults,
+    path: Path | None = None,
+    resume: bool = False,
+    watch: Callable[[int, int], None] | None = None,
+) -> Bootstrap:
+    """Bootstrap a fit of the configuration as its section says, over its executor."""
+    given = config.bootstrap or BootstrapConfig()
+    executor = _executor(config.estimation)
+    return result.bootstrap(**dict(given), path=path, resume=resume, executor=executor, watch=watch)
 
 
 def build(config: Config) -> GMMEstimator:

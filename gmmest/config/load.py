@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 
 from gmmest.config.model_kinds import KINDS, PARTS, InstrumentsConfig
 from gmmest.config.record import Record
-from gmmest.config.schema import Config, DataConfig, EstimationConfig, SimulateConfig
+from gmmest.config.schema import BootstrapConfig, Config, DataConfig, EstimationConfig, SimulateConfig
 from gmmest.config.tree import MOST_BYTES, Findings, Node, Place, override, plain_scalar, read, short
 from gmmest.errors import Complaint, FileError
 
@@ -97,7 +97,7 @@ def loads(text: str, *, folder: str | Path, name: str = "<text>", overrides: Seq
         ...
     gmmest.errors.ConfigError: E101 unknown key 'dta'; did you mean 'data'?
       where: small.yaml, line 1, dta
-      next:  the keys of a configuration are data, model, estimation
+      next:  the keys of a configuration are data, model, estimation, bootstrap
     E102 model is missing: expected a mapping with kind and the keys of that kind
     ...
     """
@@ -157,10 +157,11 @@ _TERM_KEYS = ("constant", "column", "columns", "only", "name")
 
 
 def _tidy(root: Node, findings: Findings) -> Node:
-    root = _known(root, ("data", "model", "estimation"), findings)
+    root = _known(root, ("data", "model", "estimation", "bootstrap"), findings)
     root = _mapped(root, "data", lambda node: _data(node, findings))
     root = _mapped(root, "model", lambda node: _model(node, findings))
-    return _mapped(root, "estimation", lambda node: _estimation(node, findings))
+    root = _mapped(root, "estimation", lambda node: _estimation(node, findings))
+    return _mapped(root, "bootstrap", lambda node: _bootstrap(node, findings))
 
 
 def _mapped(node: Node, key: str, function: Callable[[Node], Node]) -> Node:
@@ -266,6 +267,12 @@ def _estimation(node: Node, findings: Findings) -> Node:
     ):
         node = _mapped(node, key, functools.partial(_items, what=what))
     return node
+
+
+def _bootstrap(node: Node, findings: Findings) -> Node:
+    if node.value is None:
+        return replace(node, value={})
+    return _known(node, tuple(BootstrapConfig.model_fields), findings)
 
 
 def _listed(node: Node) -> Node:

@@ -31,10 +31,12 @@ from gmmest.data.memory import memory_size
 from gmmest.errors import ConfigError
 from gmmest.gmm.corrected import CovarianceName
 from gmmest.gmm.covariance_options import ESTIMATORS, Estimator
+from gmmest.gmm.draws import KINDS, Kind
 from gmmest.gmm.kernels import Kernel
+from gmmest.gmm.resampling import Multipliers
 from gmmest.gmm.steps import STEPS, StepsName
 
-__all__ = ["Config", "DataConfig", "EstimationConfig", "SimulateConfig"]
+__all__ = ["BootstrapConfig", "Config", "DataConfig", "EstimationConfig", "SimulateConfig"]
 
 # "C:/data" has one letter before the colon; a scheme has at least two.
 _ADDRESS = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+:[/\\]|(file|data|https?):)", re.IGNORECASE)
@@ -238,6 +240,39 @@ class EstimationConfig(Record):
             yield rule(("optimizer",), "the optimizer bfgs knows no bounds", "write lsq or lbfgsb")
 
 
+class BootstrapConfig(Record):
+    """The bootstrap that ``gmmest bootstrap`` makes of the fit."""
+
+    expected: ClassVar[str] = "a mapping with replications, kind, seed and other settings of the bootstrap"
+
+    replications: Annotated[int, Field(ge=2, le=10**9)] = Field(
+        default=999, description="a whole number of at least 2"
+    )
+    kind: Kind = "pairs"
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = Field(default=0, description="a whole number of at least 0")
+    cluster: Name | None = Field(default=None, description="the name of one of data.cluster")
+    multipliers: Multipliers = "rademacher"
+    recentre: bool = Field(default=True, description="true or false")
+
+    @classmethod
+    def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+        """Check that every option acts."""
+        kind = raw.get("kind", "pairs")
+        for key, users in DRAWN_BY.items():
+            default = cls.model_fields[key].default
+            if kind in KINDS and kind not in users and raw.get(key, default) != default:
+                what = f"bootstrap.{key} has no use with kind {kind}"
+                yield rule((key,), what, f"write  kind: {' or '.join(users)},  or delete {key}")
+
+
+DRAWN_BY: Mapping[str, tuple[Kind, ...]] = {
+    "cluster": ("cluster", "wild"),
+    "multipliers": ("wild",),
+    "recentre": ("pairs", "cluster"),
+}
+"""The options of some kinds of bootstrap, with the kinds that use them."""
+
+
 class Config(Record):
     """A complete configuration.
 
@@ -247,6 +282,7 @@ class Config(Record):
     model : LogitConfig, LinearIVConfig, ExponentialIVConfig or MomentFunctionConfig
     estimation : EstimationConfig
         The settings, defaults filled in.
+    bootstrap : BootstrapConfig or None
     folder : Path
         Where relative names of input files start.
     path : Path or None
@@ -273,6 +309,7 @@ class Config(Record):
     data: DataConfig = Field(description=DataConfig.expected)
     model: ModelConfig = Field(description="a mapping with kind and the keys of that kind")
     estimation: EstimationConfig = Field(default=EstimationConfig(), description=EstimationConfig.expected)
+    bootstrap: BootstrapConfig | None = Field(default=None, description=BootstrapConfig.expected)
     folder: Path = Path()
     path: Path | None = None
 
@@ -303,7 +340,10 @@ class Config(Record):
     def broken_rules(cls, raw: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
         """Check that the model and the weighting fit their data."""
         data, model = raw.get("data"), raw.get("model")
-        yield from _broken_roles(data, raw.get("estimation"))
+        estimation, bootstrap = raw.get("estimation"), raw.get("bootstrap")
+        yield from _broken_roles(data, estimation, bootstrap)
+        if bootstrap is not None:
+            yield from _broken_draws(data, estimation, bootstrap)
         if data is None or model is None:
             return
         if kind_of(model) == "logit":
@@ -346,7 +386,7 @@ def _broken_choices(data: Any, model: Any) -> Iterator[InitErrorDetails]:
         yield rule(("data",), what, "add a line  alternative: COLUMN")
 
 
-def _broken_roles(data: Any, estimation: Any) -> Iterator[InitErrorDetails]:
+def _broken_roles(data: Any, estimation: Any, bootstrap: Any) -> Iterator[InitErrorDetails]:
     """Check that clusters and time are there where they are used, and used where they are there."""
     weighting, named = value_of(estimation, "weighting") or "robust", value_of(data, "cluster") or ()
     if data is None or weighting not in ESTIMATORS or not isinstance(named, tuple):
@@ -355,9 +395,11 @@ def _broken_roles(data: Any, estimation: Any) -> Iterator[InitErrorDetails]:
         what = f"data.time has no use with weighting {weighting}: it orders observations for their lags"
         yield rule(("data", "time"), what, "write  estimation.weighting: kernel,  or delete time")
     if weighting not in ("cluster", "twoway"):
-        if named:
+        kind = value_of(bootstrap, "kind")
+        if named and kind != "cluster" and not (kind == "wild" and value_of(bootstrap, "cluster")):
             what = f"data.cluster has no use with weighting {weighting}"
-            yield rule(("data", "cluster"), what, "write  estimation.weighting: cluster,  or delete cluster")
+            advice = "write  estimation.weighting: cluster,  or  bootstrap.kind: cluster,  or delete cluster"
+            yield rule(("data", "cluster"), what, advice)
         return
     if not named:
         simulated = value_of(data, "simulate") is not None
@@ -384,6 +426,36 @@ def _broken_roles(data: Any, estimation: Any) -> Iterator[InitErrorDetails]:
         section = "estimation" if value_of(estimation, "cluster") else "data"
         advice = f"name {'it' if wanted == 1 else 'them'} in  estimation.cluster"
         yield rule((section, "cluster"), what, advice if len(chosen) > wanted else "name another column")
+
+
+def _broken_draws(data: Any, estimation: Any, bootstrap: Any) -> Iterator[InitErrorDetails]:
+    """Check that draws keep the dependence that S allows for, and that there is one column of clusters to draw."""
+    weighting, kind = value_of(estimation, "weighting") or "robust", value_of(bootstrap, "kind") or "pairs"
+    if weighting not in ESTIMATORS or kind not in KINDS:
+        return
+    if weighting in ("kernel", "twoway"):
+        what = f"no bootstrap keeps the dependence of weighting {weighting}"
+        yield rule(
+            ("bootstrap",), what, "write  estimation.weighting: cluster or robust,  or delete bootstrap"
+        )
+        return
+    if weighting == "cluster" and kind == "pairs":
+        what = "bootstrap.kind pairs draws observations one by one, and weighting is cluster"
+        yield rule(("bootstrap",), what, "write  kind: cluster")
+        return
+    named, chosen = value_of(data, "cluster") or (), value_of(bootstrap, "cluster")
+    if kind == "pairs" or data is None or not isinstance(named, tuple) or not isinstance(chosen, str | None):
+        return
+    own = (value_of(estimation, "cluster") or named) if weighting == "cluster" else named
+    if chosen is not None and isinstance(own, tuple) and chosen not in own:
+        near = get_close_matches(chosen, [other for other in own if isinstance(other, str)], 1)
+        section = "data" if own == named else "estimation"
+        what = f"bootstrap.cluster names {chosen[:100]!r}, and {section}.cluster does not"
+        yield rule(("bootstrap", "cluster"), what, f"did you mean '{near[0]}'?" if near else "")
+    elif chosen is None and kind == "cluster" and weighting != "cluster" and len(named) != 1:
+        what = f"bootstrap.kind cluster takes one of data.cluster, found {len(named)}"
+        advice = "name it in  bootstrap.cluster" if named else "add a line  cluster: COLUMN  to data"
+        yield rule(("bootstrap",), what, advice)
 
 
 def _user_of_labels(model: Any) -> str:
@@ -413,7 +485,8 @@ def _written(value: Any) -> Any:
         return {"simulate": _written(value.simulate)}
     if isinstance(value, Config) and not isinstance(value.model, LogitConfig):
         data = {key: item for key, item in _written(value.data).items() if key not in CHOICES_ONLY}
-        return {"data": data, "model": _written(value.model), "estimation": _written(value.estimation)}
+        written = {"data": data, "model": _written(value.model), "estimation": _written(value.estimation)}
+        return written if value.bootstrap is None else {**written, "bootstrap": _written(value.bootstrap)}
     if isinstance(value, EstimationConfig):
         unused = [key for key, users in USERS.items() if value.weighting not in users]
         return _given(value, leave_out=tuple(unused))

@@ -76,6 +76,12 @@ class BootstrapOptions:
             if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
                 what = f"{option} is {number!r}; a whole number from {least} was expected"
                 complaints.append(Complaint("E102", what))
+        if self.multipliers in MULTIPLIERS[1:] and self.kind in KINDS and self.kind != "wild":
+            what = f"multipliers has no use with kind {self.kind!r}"
+            complaints.append(Complaint("E102", what, next="kind: wild"))
+        if self.recentre is False and self.kind == "wild":
+            what = "recentre has no use with kind 'wild', which estimates nothing again"
+            complaints.append(Complaint("E102", what, next="leave it out"))
         if self.resume is True and self.path is None:
             complaints.append(Complaint("E102", "resume without a file of replications", next="path="))
         if complaints:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gmmest_cli.main import _run
+
+from gmmest import config
+from gmmest.config.build import fit
+from gmmest.execution.journal import locked
 
 ROOT = Path(__file__).parents[2]
 LOGIT = str(ROOT / "configs" / "logit.yaml")
@@ -55,7 +60,10 @@ def test_a_folder_goes_on_to_the_same_bits(capsys: pytest.CaptureFixture[str], t
     ("arguments", "text"),
     [
         (("--resume",), "--out FOLDER"),
-        (("--kind", "cluster", "--replications", "5"), "one cluster column"),
+        (
+            ("--kind", "cluster", "--replications", "5"),
+            "bootstrap.kind cluster takes one of data.cluster, found 0",
+        ),
         (("--kind", "block"), "block"),
     ],
 )
@@ -73,3 +81,76 @@ def test_an_estimate_that_is_not_verified_is_not_bootstrapped(capsys: pytest.Cap
     code, out, err = run(capsys, config, "--set", options[0], "--set", options[1])
     assert (code, out) == (3, "")
     assert "NOT VERIFIED" in err
+
+
+# --- the section of the configuration ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clustered(tmp_path: Path) -> Path:
+    """A fit with robust S whose clusters are there for the bootstrap alone."""
+    path = tmp_path / "clustered.yaml"
+    path.write_text(
+        f"data: {{path: '{ROOT / 'data' / 'wages.csv'}', cluster: town}}\n"
+        "model: {kind: linear_iv, dependent: lwage, exogenous: exper, endogenous: school,"
+        " instruments: [distance, mother]}\n"
+        "bootstrap: {replications: 12, kind: cluster, seed: 4}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_the_section_and_the_options_say_what_python_says(
+    capsys: pytest.CaptureFixture[str], clustered: Path
+) -> None:
+    result = fit(config.load(clustered))
+    assert result.settings.weighting == "robust"
+    for options, python in (
+        ((), result.bootstrap(12, "cluster", seed=4)),
+        (("--seed", "5", "--no-recentre"), result.bootstrap(12, "cluster", seed=5, recentre=False)),
+        (("--kind", "wild", "--cluster", "town"), result.bootstrap(12, "wild", seed=4, cluster="town")),
+        (("--set", "bootstrap.replications=20"), result.bootstrap(20, "cluster", seed=4)),
+    ):
+        code, out, err = run(capsys, str(clustered), *options, "--json")
+        assert (code, err) == (0, "")
+        ours, theirs = json.loads(out), json.loads(python.to_json())
+        for record in (ours, theirs):
+            record.pop("seconds")
+        assert ours == theirs
+    assert not np.allclose(
+        result.bootstrap(12, "pairs", seed=4).draws, result.bootstrap(12, "cluster", seed=4).draws
+    )
+
+
+def test_clusters_may_be_there_for_the_option_alone(
+    capsys: pytest.CaptureFixture[str], clustered: Path
+) -> None:
+    text = clustered.read_text(encoding="utf-8")
+    clustered.write_text(text.partition("bootstrap:")[0], encoding="utf-8")
+    assert run(capsys, str(clustered), "--kind", "cluster", "--replications", "5")[0] == 0
+    code, _, err = run(capsys, str(clustered), "--replications", "5")
+    assert code == 2
+    assert "data.cluster has no use with weighting robust" in err
+
+
+@pytest.mark.parametrize(
+    "command", [["fit"], ["compare", "--rounds", "1", "--grad", "forward"]], ids=lambda c: c[0]
+)
+def test_other_commands_say_that_they_leave_it_aside(
+    capsys: pytest.CaptureFixture[str], clustered: Path, command: list[str]
+) -> None:
+    assert _run([*command, str(clustered)]) == 0
+    said = "the section bootstrap is for  gmmest bootstrap,  and plays no part here\n"
+    assert capsys.readouterr().err == said
+
+
+def test_one_process_at_a_time_works_in_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with locked(folder):
+        code, out, err = run(capsys, LOGIT, "--replications", "5", "--out", str(folder))
+    assert (code, out) == (2, "")
+    assert "E506 " in err
+    assert list(folder.iterdir()) == []
+    assert run(capsys, LOGIT, "--replications", "5", "--out", str(folder))[0] == 0
+    assert "lock" not in {path.name for path in folder.iterdir()}

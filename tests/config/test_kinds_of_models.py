@@ -247,7 +247,14 @@ def test_every_argument_of_a_model_can_be_said() -> None:
 @pytest.mark.parametrize("text", [*TEXTS.values(), RESIDUALS], ids=[*TEXTS, "residuals"])
 @pytest.mark.parametrize(
     "overrides",
-    [[], ["data.weight=w", *CLUSTERED], KERNEL_SET, ["estimation.starts=[{const: 1}]"]],
+    [
+        [],
+        ["data.weight=w", *CLUSTERED],
+        KERNEL_SET,
+        ["estimation.starts=[{const: 1}]"],
+        ["bootstrap={kind: wild, multipliers: webb, replications: 99}"],
+        ["data.cluster=town", "bootstrap.kind=cluster", "bootstrap.seed=7"],
+    ],
     ids=" ".join,
 )
 def test_a_configuration_comes_back_from_its_own_text(text: str, overrides: list[str]) -> None:
@@ -492,3 +499,72 @@ def test_the_configurations_that_come_along_fit(name: str) -> None:
     assert result.verified
     # what the data were drawn with
     assert abs(result.params["school"] - 0.08) < 2 * result.bse["school"]
+
+
+# --- the bootstrap --------------------------------------------------------------------------------------
+
+NO_DRAWS = [
+    (["bootstrap=3"], "bootstrap: expected a mapping with replications, kind, seed"),
+    (
+        ["bootstrap.kind=clusters"],
+        "bootstrap.kind: expected pairs, cluster or wild, found the text 'clusters'",
+    ),
+    (
+        ["bootstrap.replications=1"],
+        "bootstrap.replications: expected a whole number of at least 2, found the",
+    ),
+    (["bootstrap.seed=-1"], "bootstrap.seed: expected a whole number of at least 0, found the number -1"),
+    (["bootstrap.multipliers=webb"], "bootstrap.multipliers has no use with kind pairs"),
+    (["bootstrap={kind: wild, recentre: false}"], "bootstrap.recentre has no use with kind wild"),
+    (
+        ["bootstrap.cluster=town", "data.cluster=town", "estimation.weighting=cluster"],
+        "bootstrap.cluster has no use",
+    ),
+    (["bootstrap.kind=cluster"], "bootstrap.kind cluster takes one of data.cluster, found 0"),
+    (
+        ["bootstrap.kind=cluster", "data.cluster=[a, b]"],
+        "bootstrap.kind cluster takes one of data.cluster, found 2",
+    ),
+    (
+        ["bootstrap={kind: cluster, cluster: twn}", "data.cluster=town"],
+        "bootstrap.cluster names 'twn', and data.cluster does not",
+    ),
+    (
+        [
+            "bootstrap={kind: cluster, cluster: b}",
+            "data.cluster=[a, b]",
+            "estimation={weighting: cluster, cluster: a}",
+        ],
+        "bootstrap.cluster names 'b', and estimation.cluster does not",
+    ),
+    (
+        [*CLUSTERED, "bootstrap={}"],
+        "bootstrap.kind pairs draws observations one by one, and weighting is cluster",
+    ),
+    (
+        ["estimation.weighting=kernel", "bootstrap={}"],
+        "no bootstrap keeps the dependence of weighting kernel",
+    ),
+    (["bootstrap={kind: wild}", "data.cluster=town"], "data.cluster has no use with weighting robust"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "complaint"), NO_DRAWS, ids=[" ".join(row[0]) for row in NO_DRAWS])
+def test_draws_that_cannot_be_made_are_refused(overrides: list[str], complaint: str) -> None:
+    found = said(LINEAR, *overrides)
+    assert found[0].startswith(f"E102 {complaint}")
+    assert len(found) == 1 + ("bootstrap.cluster has no use" in complaint), found
+
+
+@pytest.mark.parametrize("key", config.BootstrapConfig.model_fields)
+def test_every_key_of_the_bootstrap_with_one_wrong_letter_gets_one_complaint(key: str) -> None:
+    for wrong in sorted(one_letter_off(key) - {key}):
+        found = said(f"{LINEAR}bootstrap:\n  {wrong}: nonsense\n")
+        assert len(found) == 1, found
+        assert found[0].startswith(f"E101 unknown key '{wrong}'; did you mean '{key}'?")
+
+
+def test_a_section_without_keys_has_its_defaults() -> None:
+    assert config.loads(LINEAR, folder=".").bootstrap is None
+    for section in ("bootstrap:", "bootstrap: {}", "bootstrap:\n  # kind: wild"):
+        assert config.loads(f"{LINEAR}{section}\n", folder=".").bootstrap == config.BootstrapConfig()

@@ -240,7 +240,7 @@ REFUSED = [
     (
         ["data.cluster=town"],
         "E102 data.cluster has no use with weighting robust"
-        " | write  estimation.weighting: cluster,  or delete cluster",
+        " | write  estimation.weighting: cluster,  or  bootstrap.kind: cluster,  or delete cluster",
     ),
     (
         ["data.time=hour"],

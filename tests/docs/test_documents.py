@@ -261,6 +261,7 @@ SECTIONS = {
     "data.simulate": (schema.SimulateConfig, tuple(schema.SimulateConfig.model_fields)),
     "model.utility[]": (model_kinds.TermConfig, _TERM_KEYS),
     "estimation": (schema.EstimationConfig, tuple(schema.EstimationConfig.model_fields)),
+    "bootstrap": (schema.BootstrapConfig, tuple(schema.BootstrapConfig.model_fields)),
     # keys of models are documented below the heading of their kind
     **{f"{kind} model": (record, tuple(record.model_fields)) for kind, record in model_kinds.KINDS.items()},
 }

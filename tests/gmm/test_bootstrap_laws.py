@@ -536,6 +536,8 @@ def test_a_fit_that_is_not_verified_is_not_repeated() -> None:
         ({"seed": -1}, "seed is -1"),
         ({"seed": 1.5}, "seed is 1.5"),
         ({"multipliers": "normal"}, "multipliers is 'normal'"),
+        ({"multipliers": "webb"}, "multipliers has no use with kind 'pairs'"),
+        ({"kind": "wild", "recentre": False}, "recentre has no use with kind 'wild'"),
         ({"recentre": "no"}, "recentre is 'no'"),
         ({"resume": True}, "resume without a file"),
         ({"kind": "cluster"}, "one cluster column; the data name none"),
