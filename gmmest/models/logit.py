@@ -106,7 +106,7 @@ class Logit:
             if full.instruments is not full.features or restriction is not None:
                 n_free = len(names if restriction is None else held.free)
                 instruments = check_instruments(blocks, moment_names, n_free)
-        changed = instruments.changed
+        changed, digest = instruments.changed, content.result()
         score = changed is not None and all(self.is_likelihood_score(block) for block in blocks)
         if changed is not None:
             differences = changed.apply(full.instruments, lambda part: demeaned(part, full.offsets))
@@ -125,7 +125,7 @@ class Logit:
                 start=np.zeros(len(names)),
                 whole=lambda: sample([(0, full.n_sets)]),
                 notes=notes,
-                fingerprint=content.result(),
+                fingerprint=digest,
                 typical=typical,
                 within=within,
                 instrument_product=product,

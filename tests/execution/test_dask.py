@@ -494,3 +494,9 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         gm.ExecutionError, match=r"^E701 executor 'dask' needs .*\n  next:  pip install 'gmmest\[dask\]'"
     ):
         gm.GMMEstimator(gm.Logit(), None, executor="dask")
+
+
+def test_replications_of_a_bootstrap_travel_to_workers(workers: DaskSession, choices: gm.ChoiceData) -> None:
+    fit = gm.GMMEstimator(gm.Logit(), choices).fit()
+    here, there = (fit.bootstrap(4, seed=1, executor=executor) for executor in ("serial", workers))
+    assert here.draws.tobytes() == there.draws.tobytes()
