@@ -41,7 +41,7 @@ SET_UP_AND_FIT = (
 )
 SET_UP_AND_TEST = (
     "python3 -m venv .venv && .venv/bin/pip install -q -c requirements.lock -e '.[test]' "
-    "&& .venv/bin/python -m pytest -q"
+    "&& .venv/bin/python -m pytest -q -n auto"
 )
 
 
