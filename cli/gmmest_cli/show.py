@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich import box
@@ -43,33 +43,26 @@ PATIENCE = 1.0
 
 def result(fitted: GMMResults) -> None:
     """Verdict, facts and the table of estimates."""
-    console = _console()
-    console.print(
-        Text(fitted.verdict(), style="bold green" if fitted.verified else "bold red"), soft_wrap=True
-    )
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    for label, text in fitted.facts():
-        facts.add_row(Text(label, style="dim"), Text(text))
-    console.print(facts)
-    heading, rows = fitted.table()
-    console.print(_table(heading, rows))
-    for note in fitted.notes:
-        console.print(Text(f"note: {note}"), soft_wrap=True)
+    _print(_console(), fitted, fitted.verified, fitted.notes)
 
 
 def bootstrap(found: Bootstrap) -> None:
     """Verdict, facts, estimates with their intervals, and what was left out."""
-    _print_bootstrap(_console(), found)
+    _print(_console(), found, not found.failures, found.all_notes)
 
 
-def _print_bootstrap(console: Console, found: Bootstrap) -> None:
-    console.print(Text(found.verdict(), style="bold red" if found.failures else "bold green"), soft_wrap=True)
+def _print(console: Console, found: GMMResults | Bootstrap, good: bool, notes: Sequence[str]) -> None:
+    console.print(Text(found.verdict(), style="bold green" if good else "bold red"), soft_wrap=True)
     facts = Table(box=None, show_header=False, pad_edge=False)
     for label, text in found.facts():
         facts.add_row(Text(label, style="dim"), Text(text))
     console.print(facts)
     console.print(_table(*found.table()))
-    for note in found.all_notes:
+    _print_notes(console, notes)
+
+
+def _print_notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
         console.print(Text(f"note: {note}"), soft_wrap=True)
 
 
@@ -170,8 +163,7 @@ def benchmark(report: Report) -> None:
         rows = [_figure(figure) for figure in report.figures if figure.part == part]
         console.print(_table(heading, rows, left=2))
     notes = dict.fromkeys(f"{figure.label}: {figure.note}" for figure in report.figures if figure.note)
-    for note in notes:
-        console.print(Text(f"note: {note}"), soft_wrap=True)
+    _print_notes(console, notes)
     if report.quick:
         console.print(
             Text("sizes were tiny: the figures say nothing about speed", style="bold"), soft_wrap=True
@@ -235,7 +227,7 @@ def write_bootstrap(found: Bootstrap, folder: str, force: bool) -> None:
     from gmmest.report.export import write_run
 
     text = StringIO()
-    _print_bootstrap(Console(file=text, width=120, force_terminal=False), found)
+    _print(Console(file=text, width=120, force_terminal=False), found, not found.failures, found.all_notes)
     write_run(
         Path(folder), {"bootstrap.json": found.to_json() + "\n", "bootstrap.txt": text.getvalue()}, force
     )
@@ -244,16 +236,14 @@ def write_bootstrap(found: Bootstrap, folder: str, force: bool) -> None:
 def _as_text(fitted: GMMResults) -> str:
     from io import StringIO
 
-    heading, rows = fitted.table()
-    console = Console(file=StringIO(), width=120, force_terminal=False)
+    stream = StringIO()
+    console = Console(file=stream, width=120, force_terminal=False)
     console.print(Text(fitted.verdict()), soft_wrap=True)
     for label, text in fitted.facts():
         console.print(Text(f"{label}: {text}"), soft_wrap=True)
-    console.print(_table(heading, rows))
-    for note in fitted.notes:
-        console.print(Text(f"note: {note}"), soft_wrap=True)
-    stream: Any = console.file
-    return str(stream.getvalue())
+    console.print(_table(*fitted.table()))
+    _print_notes(console, fitted.notes)
+    return stream.getvalue()
 
 
 class Watch:
