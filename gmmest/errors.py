@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 __all__ = [
@@ -32,6 +33,9 @@ __all__ = [
     "FileError",
     "GmmestError",
     "IdentificationError",
+    "nearest",
+    "not_among",
+    "not_whole",
     "plural",
     "printable",
     "some",
@@ -167,3 +171,35 @@ def some(items: Iterable[object], most: int = 5) -> str:
 def plural(count: int, noun: str) -> str:
     """A count with its noun: ``plural(1, "row")`` is ``"1 row"``, ``plural(2, "row")`` is ``"2 rows"``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Advice where a name is nearly a known one: ``did you mean 'price'?``, or nothing."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(name), list(known), 1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def not_among(option: str, value: object, choices: Iterable[object]) -> list[Complaint]:
+    """E102 if an option is none of its words.
+
+    Examples
+    --------
+    >>> print(not_among("kernel", "parsen", ["bartlett", "parzen"])[0])
+    E102 kernel is 'parsen'; expected one of bartlett, parzen
+      next:  did you mean 'parzen'?
+    """
+    listed = list(choices)
+    if value in listed:
+        return []
+    words = [str(choice) for choice in listed]
+    what = f"{option} is {value!r}; expected one of {', '.join(words)}"
+    return [Complaint("E102", what, next=nearest(value, words))]
+
+
+def not_whole(option: str, value: Any, least: int) -> list[Complaint]:
+    """E102 if an option is no whole number, or less than the least."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        return [Complaint("E102", f"{option} is {value!r}; a whole number from {least} was expected")]
+    return []

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 
 from gmmest.derivatives.analytic import DifferentiableFunction
 from gmmest.derivatives.forward import ForwardFunction
-from gmmest.errors import Complaint, ConfigError, DerivativeError
+from gmmest.errors import Complaint, ConfigError, DerivativeError, nearest
 
 __all__ = [
     "BACKENDS",
@@ -308,8 +307,5 @@ def as_backend(backend: str | Backend) -> Backend:
         )
     if backend in BACKENDS:
         return BACKENDS[backend]
-    near = get_close_matches(backend, BACKENDS, 1)
-    hint = f"did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(
-        Complaint("E102", f"grad {backend!r} is not known; expected one of {', '.join(BACKENDS)}", next=hint)
-    )
+    what = f"grad {backend!r} is not known; expected one of {', '.join(BACKENDS)}"
+    raise ConfigError(Complaint("E102", what, next=nearest(backend, BACKENDS)))

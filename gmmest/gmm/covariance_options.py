@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal, get_args
 
 import numpy as np
 
-from gmmest.errors import Complaint, ConfigError
+from gmmest.errors import Complaint, ConfigError, not_among
 from gmmest.gmm.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel
 
 __all__ = ["ESTIMATORS", "CovarianceOptions", "Estimator", "Weighting"]
@@ -86,16 +85,10 @@ class CovarianceOptions:
 
     def complaints(self) -> list[Complaint]:
         """What is wrong with the options, without a look at data."""
-        found = []
-        for name, value, choices in (
-            ("weighting", self.estimator, ESTIMATORS),
-            ("kernel", self.kernel, KERNELS),
-        ):
-            if value not in choices:
-                near = get_close_matches(str(value), choices, 1)
-                hint = f"did you mean {near[0]!r}?" if near else ""
-                what = f"{name} is {value!r}; expected one of {', '.join(choices)}"
-                found.append(Complaint("E102", what, next=hint))
+        found = [
+            *not_among("weighting", self.estimator, ESTIMATORS),
+            *not_among("kernel", self.kernel, KERNELS),
+        ]
         b = self.bandwidth
         number = isinstance(b, (int, float, np.integer, np.floating)) and not isinstance(b, bool)
         if (number and not 0 <= float(b) < np.inf) or (not number and b not in BANDWIDTHS):

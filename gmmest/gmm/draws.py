@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
-from gmmest.errors import Complaint, ConfigError, EstimationError, plural, printable, some
+from gmmest.errors import (
+    Complaint,
+    ConfigError,
+    EstimationError,
+    not_among,
+    not_whole,
+    plural,
+    printable,
+    some,
+)
 from gmmest.gmm.inference import quantile, require_level
 from gmmest.gmm.json_text import finite, finite_by_name, json_text
 from gmmest.gmm.resampling import MULTIPLIERS, Multipliers
@@ -62,20 +71,14 @@ class BootstrapOptions:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        complaints = []
-        for option, value, choices in (
-            ("kind", self.kind, KINDS),
-            ("multipliers", self.multipliers, MULTIPLIERS),
-            ("recentre", self.recentre, (True, False)),
-            ("resume", self.resume, (True, False)),
-        ):
-            if value not in choices:
-                what = f"{option} is {value!r}; expected one of {some(choices)}"
-                complaints.append(Complaint("E102", what))
-        for option, number, least in (("replications", self.replications, 2), ("seed", self.seed, 0)):
-            if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
-                what = f"{option} is {number!r}; a whole number from {least} was expected"
-                complaints.append(Complaint("E102", what))
+        complaints = [
+            *not_among("kind", self.kind, KINDS),
+            *not_among("multipliers", self.multipliers, MULTIPLIERS),
+            *not_among("recentre", self.recentre, (True, False)),
+            *not_among("resume", self.resume, (True, False)),
+            *not_whole("replications", self.replications, 2),
+            *not_whole("seed", self.seed, 0),
+        ]
         if self.multipliers in MULTIPLIERS[1:] and self.kind in KINDS and self.kind != "wild":
             what = f"multipliers has no use with kind {self.kind!r}"
             complaints.append(Complaint("E102", what, next="kind: wild"))

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend, as_backend
-from gmmest.errors import Complaint, ConfigError, printable, some
+from gmmest.errors import Complaint, ConfigError, nearest, not_among, not_whole, printable, some
 from gmmest.execution.journal import Journal, surroundings
 from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor, single_blas_thread
@@ -152,7 +151,7 @@ class GMMEstimator:
                 ("se", self.se, COVARIANCES),
                 ("optimizer", self.optimizer, OPTIMIZERS),
             )
-            for complaint in _not_among(option, value, choices)
+            for complaint in not_among(option, value, choices)
         ]
         complaints += self.covariance_options.complaints()
         listed = isinstance(self.starts, (Sequence, np.ndarray)) and not isinstance(self.starts, str)
@@ -162,10 +161,7 @@ class GMMEstimator:
             ("starts", 1 if self.starts is None or listed else self.starts, 1),
         )
         for option, number, least in whole:
-            if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
-                complaints.append(
-                    Complaint("E102", f"{option} is {number!r}; a whole number from {least} was expected")
-                )
+            complaints += not_whole(option, number, least)
         if self.max_steps != MAX_STEPS and self.steps != "iterated":
             what = f"max_steps has no use with steps {self.steps!r}"
             complaints.append(Complaint("E102", what, next="steps: iterated"))
@@ -414,12 +410,11 @@ def starting_point(start: Start, sample: Sample) -> Array:
         named = dict(cast(Mapping[str, float], start).items())
         unknown = [name for name in named if name not in sample.names]
         if unknown:
-            near = get_close_matches(str(unknown[0]), sample.names, 1)
             raise ConfigError(
                 Complaint(
                     "E102",
                     f"start names {unknown[0]!r}; expected parameters are {some(sample.names, 20)}",
-                    next=f"did you mean {near[0]!r}?" if near else "",
+                    next=nearest(unknown[0], sample.names),
                 )
             )
         for name, value in named.items():
@@ -440,14 +435,6 @@ def _real(value: object, shape: tuple[int, ...]) -> Array:
         expected = f"{shape[0]} values were expected, one a parameter" if shape else "one number was expected"
         raise ConfigError(Complaint("E102", f"start has shape {given.shape}; {expected}"))
     return given
-
-
-def _not_among(option: str, value: object, choices: Sequence[str]) -> list[Complaint]:
-    if value in choices:
-        return []
-    near = get_close_matches(str(value), choices, 1)
-    hint = f"did you mean {near[0]!r}?" if near else ""
-    return [Complaint("E102", f"{option} is {value!r}; expected one of {', '.join(choices)}", next=hint)]
 
 
 def _loglike(moments: Moments, theta: Array) -> float | None:

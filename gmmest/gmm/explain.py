@@ -7,14 +7,13 @@ do; ``printed`` numbers of the program that the tests reproduce; or its ``docume
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
-from gmmest.errors import Complaint, ConfigError, printable
+from gmmest.errors import ConfigError, not_among, printable
 from gmmest.gmm.fitted import Estimate
 from gmmest.gmm.inference import SeName, covariance
 
@@ -310,15 +309,8 @@ def explain_difference(
     Standard errors are computed where the program, asked as the text says, minimises the same criterion:
     a robust S that is not centred, after one or two steps.
     """
-    if program not in PROGRAMS:
-        near = get_close_matches(str(program), list(PROGRAMS), 1)
-        raise ConfigError(
-            Complaint(
-                "E102",
-                f"program is {program!r}; expected one of {', '.join(PROGRAMS)}",
-                next=f"did you mean {near[0]!r}?" if near else "",
-            )
-        )
+    if complaints := not_among("program", program, PROGRAMS):
+        raise ConfigError(complaints)
     title, claims = PROGRAMS[program]
     printed: tuple[Printed, ...] = ()
     plain = estimate.s.matrix.shape == estimate.weight.root.shape and ours.weighting == "robust"

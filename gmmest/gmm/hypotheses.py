@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gmmest.errors import Complaint, ConfigError, some
+from gmmest.errors import Complaint, ConfigError, nearest, some
 
 __all__ = ["linear_hypotheses", "require_independent", "restrictions"]
 
@@ -182,9 +181,9 @@ def _linear(node: ast.expr, names: tuple[str, ...], quoted: dict[str, str]) -> A
 
 def _unit(name: str, names: tuple[str, ...]) -> Array:
     if name not in names:
-        near = get_close_matches(name, names, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise _refused(f"parameter {_start_of(name)} in a hypothesis", f"one of {some(names, 20)}", hint)
+        hint = nearest(name, names)
+        expected = f"one of {some(names, 20)}"
+        raise _refused(f"parameter {_start_of(name)} in a hypothesis", expected, f"{hint} " if hint else "")
     row = np.zeros(len(names) + 1)
     row[names.index(name)] = 1.0
     return row

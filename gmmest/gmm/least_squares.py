@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,16 @@ from numpy.typing import NDArray
 from gmmest.data.immutable import freeze
 from gmmest.data.table import Table
 from gmmest.derivatives.backends import Backend, as_backend, for_many_rows
-from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
+from gmmest.errors import (
+    Complaint,
+    ConfigError,
+    EstimationError,
+    IdentificationError,
+    not_among,
+    not_whole,
+    printable,
+    some,
+)
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.certificate import Certificate, certify, curvature, lowest, whitened_directions
 from gmmest.gmm.coefficients import Coefficients
@@ -346,19 +354,11 @@ def _rows(table: Any, n_params: int) -> Any:
 
 def _checked(grad: str | Backend, optimizer: str, starts: Any, maxiter: int | None, seed: int) -> Backend:
     """The backend, and all complaints about options together."""
-    complaints = []
-    if optimizer not in OPTIMIZERS:
-        near = get_close_matches(str(optimizer), OPTIMIZERS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else ""
-        what = f"optimizer is {optimizer!r}; expected one of {', '.join(OPTIMIZERS)}"
-        complaints.append(Complaint("E102", what, next=hint))
+    complaints = not_among("optimizer", optimizer, OPTIMIZERS)
     for option, value, least in (("maxiter", maxiter, 1), ("starts", starts, 1), ("seed", seed, 0)):
         if value is None or (option == "starts" and isinstance(value, (Sequence, np.ndarray))):
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            complaints.append(
-                Complaint("E102", f"{option} is {value!r}; a whole number from {least} was expected")
-            )
+        complaints += not_whole(option, value, least)
     try:
         backend = as_backend(grad)
     except ConfigError as error:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
-from gmmest.errors import Complaint, ConfigError, IdentificationError, printable, some
+from gmmest.errors import Complaint, ConfigError, IdentificationError, nearest, printable, some
 from gmmest.gmm.hypotheses import linear_hypotheses
 from gmmest.models.sample import MomentModel, MomentSums, Sample
 
@@ -307,9 +306,8 @@ def _is_number(value: object, infinite: bool = False) -> bool:
 def _unknown(option: str, name: object, names: tuple[str, ...]) -> Complaint | None:
     if name in names:
         return None
-    near = get_close_matches(str(name), names, 1)
-    hint = f"did you mean {near[0]!r}?" if near else ""
-    return Complaint("E102", f"{option} names {name!r}; expected parameters are {some(names, 20)}", next=hint)
+    what = f"{option} names {name!r}; expected parameters are {some(names, 20)}"
+    return Complaint("E102", what, next=nearest(name, names))
 
 
 def sampled(

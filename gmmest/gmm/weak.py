@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
-from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, printable
+from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, not_among, printable
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.diagnostics import joint_covariance
 from gmmest.gmm.fitted import Context, Estimate
@@ -479,5 +479,5 @@ def _finite(value: float, name: str) -> float:
 
 
 def _require_among(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(Complaint("E102", f"{option} is {value!r}; expected one of {', '.join(choices)}"))
+    if complaints := not_among(option, value, choices):
+        raise ConfigError(complaints)
