@@ -6,9 +6,8 @@ Where parameters are fixed, tied or at a bound, ``theta = T phi + t0``; hypothes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,50 +15,12 @@ from numpy.typing import NDArray
 from gmmest.errors import Complaint, ConfigError, printable
 from gmmest.gmm.fitted import Context, Estimate, present
 from gmmest.gmm.hypotheses import require_independent
+from gmmest.gmm.parameters import Parameters, restricted
 from gmmest.gmm.specification import SpecificationTest
-from gmmest.models.sample import MomentModel, Sample
 
-__all__ = ["FreeFit", "HeldParameters", "free_fit"]
+__all__ = ["FreeFit", "free_fit"]
 
 Array = NDArray[np.float64]
-
-
-class HeldParameters(Protocol):
-    """Which parameters are free, and what holds the others: ``theta = T phi + t0``."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All parameters."""
-
-    @property
-    def free(self) -> tuple[str, ...]:
-        """The free ones."""
-
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """For each parameter what holds it."""
-
-    @property
-    def transform(self) -> Array:
-        """T, (P, F)."""
-
-    @property
-    def constant(self) -> Array:
-        """t0, (P,)."""
-
-    @property
-    def all_free(self) -> bool:
-        """Whether nothing is held."""
-
-    def theta(self, phi: Any) -> Any:
-        """All parameters from the free ones."""
-
-    def phi(self, theta: Array) -> Array:
-        """The free ones among all."""
-
-
-Restricting = Callable[[MomentModel, Sample, Any], tuple[MomentModel, Sample]]
-"""Makes model and sample functions of the free parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +33,13 @@ class FreeFit:
         Model and sample as functions of phi.
     estimate : Estimate
         phi, and its covariance; moments, G, S and W are the fit's.
-    parameters : HeldParameters or None
+    parameters : Parameters or None
         None where all are free.
     """
 
     context: Context
     estimate: Estimate
-    parameters: HeldParameters | None
+    parameters: Parameters | None
 
     def restriction(self, matrix: Array, value: Array, text: str) -> tuple[Array, Array, str]:
         """``R T`` and ``q - R t0``; equations about held parameters alone are refused."""
@@ -110,9 +71,7 @@ class FreeFit:
         return test if self.parameters is None else replace(test, theta=self.parameters.theta(test.theta))
 
 
-def free_fit(
-    context: Context | None, estimate: Estimate, parameters: HeldParameters | None, restricted: Restricting
-) -> FreeFit:
+def free_fit(context: Context | None, estimate: Estimate, parameters: Parameters | None) -> FreeFit:
     """The fit of the free parameters.
 
     Parameters
@@ -120,9 +79,7 @@ def free_fit(
     context : Context or None
     estimate : Estimate
         theta (P,) and V (P, P) of all parameters, G (M, F) of the free ones.
-    parameters : HeldParameters or None
-    restricted : callable
-        :func:`.parameters.restricted`.
+    parameters : Parameters or None
 
     Returns
     -------

@@ -187,7 +187,7 @@ def parameters_of(
             complaints.append(
                 Complaint("E102", f"fixed {printable(name)} is {fixed[name]!r}; a finite number was expected")
             )
-    complaints.extend(_crooked_bounds(names, fixed, tied, bounds))
+    complaints.extend(_crooked_bounds(fixed, tied, bounds))
     if complaints:
         raise ConfigError(complaints)
     free = tuple(name for name in names if name not in fixed and name not in tied)
@@ -263,9 +263,7 @@ def _tie(name: str, text: object, names: tuple[str, ...]) -> Array:
     return np.append(restriction[0], 0.0 - value[0])
 
 
-def _crooked_bounds(
-    names: tuple[str, ...], fixed: Mapping[str, float], tied: Mapping[str, str], bounds: Bounds
-) -> list[Complaint]:
+def _crooked_bounds(fixed: Mapping[str, float], tied: Mapping[str, str], bounds: Bounds) -> list[Complaint]:
     complaints = []
     for name, ends in bounds.items():
         if name in fixed or name in tied:

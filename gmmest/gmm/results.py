@@ -31,7 +31,7 @@ from gmmest.gmm.hypotheses import require_independent, restrictions
 from gmmest.gmm.inference import JTest, WaldTest, j_test, wald
 from gmmest.gmm.json_text import finite, finite_by_name, json_text
 from gmmest.gmm.kernels import Bandwidth, Kernel
-from gmmest.gmm.parameters import Parameters, restricted
+from gmmest.gmm.parameters import Parameters
 from gmmest.gmm.resampling import Multipliers
 from gmmest.gmm.specification import SpecificationTest, c_test, distance_test, lm_test
 from gmmest.gmm.weak import ConfidenceSet, KTest, Nuisance, Statistic, STest, confidence_set, k_test, s_test
@@ -403,7 +403,7 @@ class GMMResults:
         return weakness(fit.context, fit.estimate)
 
     def _of_free(self) -> FreeFit:
-        return free_fit(self.context, self.estimate, self.parameters, restricted)
+        return free_fit(self.context, self.estimate, self.parameters)
 
     def check_derivatives(self, *grads: str, start: Mapping[str, float] | None = None) -> Audit:
         """Hold derivative engines against each other at the start and at the estimate.
