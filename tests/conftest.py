@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,6 +13,19 @@ from gmmest.models.logit import Logit
 from gmmest.models.terms import Constant, Term
 
 MODES = {1: "air", 2: "train", 3: "bus", 4: "car"}
+
+
+@pytest.fixture(scope="session")
+def housing() -> pd.DataFrame:
+    """Rents and house values in 50 states, with dummies for regions but the first (Stata's hsng)."""
+    import linearmodels
+
+    frame = pd.read_csv(Path(linearmodels.__file__).parent / "tests" / "iv" / "results" / "housing.csv")
+    regions = pd.get_dummies(frame["region"], prefix="region", dtype=float)
+    regions.columns = [name.replace(" ", "_") for name in regions.columns]
+    assert len(frame) == 50
+    assert regions.shape[1] == 4
+    return pd.concat([frame.assign(const=1.0), regions.iloc[:, 1:]], axis=1)
 
 
 @pytest.fixture(scope="session")

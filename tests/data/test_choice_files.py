@@ -380,6 +380,14 @@ def test_files_that_do_not_agree_are_refused_by_name(tmp_path: Path) -> None:
         find_files([folder / "part-0.parquet"] * 2)
 
 
+def convert_ids_and_choices(path: Path, store: Path, memory: int) -> None:
+    """The conversion of a file of two columns under a limit on memory that the door would not let through."""
+    columns = ChoiceFiles(path, case="id", chosen="took").columns
+    design = replace(MODEL._design(), columns=(), labels=())
+    manifest = Manifest("", [], [], [], [], "", [])
+    convert([path], cell_types(columns, ()), columns, design, manifest, store, memory=memory)
+
+
 def test_a_row_group_larger_than_memory_is_refused_unread(tmp_path: Path) -> None:
     # One value, coded once: a few kilobytes in the file are 160 MB in memory.
     n = 10_000_000
@@ -389,18 +397,8 @@ def test_a_row_group_larger_than_memory_is_refused_unread(tmp_path: Path) -> Non
             pa.table({"id": np.zeros(n, np.int64), "took": np.zeros(n, np.int64)}), row_group_size=n
         )
     assert path.stat().st_size < 200_000
-    files = ChoiceFiles(path, case="id", chosen="took")
-    design = replace(MODEL._design(), columns=(), labels=())
     with pytest.raises(FileError, match=r"E504 bomb.parquet: row group 1 of 1 takes 160 MB decoded"):
-        convert(
-            [path],
-            cell_types(files.columns, design.columns),
-            files.columns,
-            design,
-            Manifest("", [], [], [], [], "", []),
-            tmp_path / "store",
-            memory=150_000_000,
-        )
+        convert_ids_and_choices(path, tmp_path / "store", memory=150_000_000)
 
 
 def test_long_texts_behind_short_codes_are_refused(tmp_path: Path) -> None:
@@ -408,36 +406,16 @@ def test_long_texts_behind_short_codes_are_refused(tmp_path: Path) -> None:
         {"id": pa.array(["x" * 1_000_000] * 26).dictionary_encode(), "took": np.zeros(26, np.int64)}
     )
     pq.write_table(table, tmp_path / "bomb.parquet")
-    files = ChoiceFiles(tmp_path / "bomb.parquet", case="id", chosen="took")
-    design = replace(MODEL._design(), columns=(), labels=())
     with pytest.raises(FileError, match=r"E504 bomb.parquet holds 26 MB of text in 26 rows"):
-        convert(
-            [tmp_path / "bomb.parquet"],
-            cell_types(files.columns, design.columns),
-            files.columns,
-            design,
-            Manifest("", [], [], [], [], "", []),
-            tmp_path / "store",
-            memory=20_000_000,
-        )
+        convert_ids_and_choices(tmp_path / "bomb.parquet", tmp_path / "store", memory=20_000_000)
 
 
 def test_a_choice_set_without_end_is_refused(tmp_path: Path) -> None:
     n = 300_000
     path = tmp_path / "one.parquet"
     pq.write_table(pa.table({"id": np.zeros(n, np.int64), "took": np.zeros(n, np.int64)}), path)
-    files = ChoiceFiles(path, case="id", chosen="took")
-    design = replace(MODEL._design(), columns=(), labels=())
     with pytest.raises(FileError, match="E504 the choice set 0 has more than"):
-        convert(
-            [path],
-            cell_types(files.columns, design.columns),
-            files.columns,
-            design,
-            Manifest("", [], [], [], [], "", []),
-            tmp_path / "store",
-            memory=6_000_000,
-        )
+        convert_ids_and_choices(path, tmp_path / "store", memory=6_000_000)
 
 
 def test_a_flipped_bit_of_a_checksummed_parquet_file_is_refused(tmp_path: Path) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import linearmodels
 import numpy as np
-import pandas as pd
 import pytest
 from linearmodels.iv import IV2SLS
 
@@ -15,14 +11,6 @@ from gmmest.derivatives.backends import Jax
 from gmmest.gmm.diagnostics import first_stage_statistics, joint_covariance, weakest
 
 EXACT = 1e-8
-
-
-@pytest.fixture(scope="module")
-def housing() -> pd.DataFrame:
-    frame = pd.read_csv(Path(linearmodels.__file__).parent / "tests" / "iv" / "results" / "housing.csv")
-    regions = pd.get_dummies(frame["region"], prefix="region", dtype=float)
-    regions.columns = [name.replace(" ", "_") for name in regions.columns]
-    return pd.concat([frame.assign(const=1.0), regions.iloc[:, 1:]], axis=1)
 
 
 INSTRUMENTS = ["faminc", "region_NE", "region_South", "region_West"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import linearmodels
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,14 +17,6 @@ from gmmest.gmm.explain import PROGRAMS
 INSTRUMENTS = ["faminc", "region_NE", "region_South", "region_West"]
 TESTED = 1e-7
 """statsmodels minimises by BFGS with differences, to seven digits or more."""
-
-
-@pytest.fixture(scope="module")
-def housing() -> pd.DataFrame:
-    frame = pd.read_csv(Path(linearmodels.__file__).parent / "tests" / "iv" / "results" / "housing.csv")
-    regions = pd.get_dummies(frame["region"], prefix="region", dtype=float)
-    regions.columns = [name.replace(" ", "_") for name in regions.columns]
-    return pd.concat([frame.assign(const=1.0), regions], axis=1)
 
 
 RENT = gm.LinearIV("rent", exogenous=["pcturban"], endogenous=["hsngval"], instruments=INSTRUMENTS)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import linearmodels
 import numpy as np
-import pandas as pd
 import pytest
 from linearmodels.iv import IV2SLS, IVGMM
 
@@ -14,14 +10,6 @@ import gmmest as gm
 
 EXACT = 1e-8
 """Identities of linear algebra, computed by other sums; conditions of the matrices are below 1e4."""
-
-
-@pytest.fixture(scope="module")
-def housing() -> pd.DataFrame:
-    frame = pd.read_csv(Path(linearmodels.__file__).parent / "tests" / "iv" / "results" / "housing.csv")
-    regions = pd.get_dummies(frame["region"], prefix="region", dtype=float)
-    regions.columns = [name.replace(" ", "_") for name in regions.columns]
-    return pd.concat([frame.assign(const=1.0), regions.iloc[:, 1:]], axis=1)
 
 
 REGIONS = ["region_NE", "region_South", "region_West"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import linearmodels
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,14 +151,6 @@ def dense(frame):
 
 
 # --- CUE: figures -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def housing() -> pd.DataFrame:
-    frame = pd.read_csv(Path(linearmodels.__file__).parent / "tests" / "iv" / "results" / "housing.csv")
-    regions = pd.get_dummies(frame["region"], prefix="region", dtype=float)
-    regions.columns = [name.replace(" ", "_") for name in regions.columns]
-    return pd.concat([frame, regions.iloc[:, 1:]], axis=1)
 
 
 @pytest.mark.parametrize("grad", GRADS)

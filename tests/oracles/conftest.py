@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import linearmodels
 import numpy as np
 import pandas as pd
 import pyblp
@@ -23,17 +22,6 @@ def griliches() -> pd.DataFrame:
     assert len(frame) == 758
     assert list(years) == ["D_67", "D_68", "D_69", "D_70", "D_71", "D_73"]
     return frame
-
-
-@pytest.fixture(scope="session")
-def housing() -> pd.DataFrame:
-    """Rents and house values in 50 states, with dummies for regions (Stata's hsng)."""
-    frame = pd.read_csv(Path(linearmodels.__file__).parent / "tests" / "iv" / "results" / "housing.csv")
-    regions = pd.get_dummies(frame["region"], prefix="region", dtype=float)
-    regions.columns = [name.replace(" ", "_") for name in regions.columns]
-    assert len(frame) == 50
-    assert regions.shape[1] == 4
-    return pd.concat([frame, regions.iloc[:, 1:]], axis=1)
 
 
 @pytest.fixture(scope="session")
