@@ -506,10 +506,6 @@ class GMMResults:
         told = (note for note in self.notes if note.startswith(("W402", "W403")))
         return "; ".join([self.certificate.verdict(self.n_params), *told])
 
-    @property
-    def _free(self) -> str:
-        return "" if self.n_params == len(self.names) else f" free of {len(self.names)}"
-
     def _estimator_text(self) -> str:
         steps = self.settings.steps
         if steps == "iterated":
@@ -519,40 +515,33 @@ class GMMResults:
 
     def facts(self) -> list[tuple[str, str]]:
         """Label and text of what stands above the table of estimates."""
+        held = "" if self.n_params == len(self.names) else f" free of {len(self.names)}"
         rows = [
             ("Model", self.settings.model),
             ("Estimator", self._estimator_text()),
             ("Observations", f"{self.n_obs:,}"),
             ("Rows", f"{self.n_rows:,}"),
-            ("Moments", f"{len(self.moment_names)} for {self.n_params}{self._free} parameters"),
+            ("Moments", f"{len(self.moment_names)} for {self.n_params}{held} parameters"),
             ("Criterion g'Wg", f"{self.criterion:.6g}"),
         ]
         if self.loglike is not None:
             rows.append(("Log-likelihood", f"{self.loglike:.6f}"))
+        rows.append(("J test", self._j_text()))
+        rows.append(("Standard errors", COVARIANCE_TEXT[self.settings.se]))
+        if self.degrees is not None:
+            rows.append(("Quantiles", f"t({self.degrees}), clusters less one (Stata gmm: normal)"))
+        rows.append(("Derivatives", self.settings.grad))
+        work = f"{self.work.evaluations} passes, {self.work.seconds:.2f} s"
+        return [*rows, ("Optimizer", f"{self.settings.optimizer}, {work}")]
+
+    def _j_text(self) -> str:
         try:
             test = self.j_test()
-            text = (
-                "none: just identified"
-                if test is None
-                else f"{test.stat:.4f}, {test.df} df, p = {test.pvalue:.4g}"
-            )
         except EstimationError:
-            text = "none: the weight was not efficient"
-        rows += [
-            ("J test", text),
-            ("Standard errors", COVARIANCE_TEXT[self.settings.se]),
-            *(
-                [("Quantiles", f"t({self.degrees}), clusters less one (Stata gmm: normal)")]
-                if self.degrees is not None
-                else []
-            ),
-            ("Derivatives", self.settings.grad),
-            (
-                "Optimizer",
-                f"{self.settings.optimizer}, {self.work.evaluations} passes, {self.work.seconds:.2f} s",
-            ),
-        ]
-        return rows
+            return "none: the weight was not efficient"
+        if test is None:
+            return "none: just identified"
+        return f"{test.stat:.4f}, {test.df} df, p = {test.pvalue:.4g}"
 
     def table(self, alpha: float = 0.05) -> tuple[list[str], list[list[str]]]:
         """Heading and rows of the table of estimates, as text."""
