@@ -339,7 +339,7 @@ def _square(model: MomentModel, theta: Array, part: Part) -> Array:
 def square_of(rows: Array, frequency: Array | None) -> Array:
     """``sum_i c_i c_i'/f_i`` of contributions c and frequencies f, (M, M)."""
     rows = rows if frequency is None else rows / np.sqrt(frequency)[:, None]
-    product: Array = rows.T @ rows
+    product: Array = np.dot(rows.T, rows)  # which lets other threads run, as @ does not here
     return product
 
 
