@@ -94,7 +94,8 @@ class Logit:
         names, moment_names, full, notes, seen, fingerprint = self._arrays(data)
         with ThreadPoolExecutor(1) as beside:  # hashing takes as long as the checks, and a core of its own
             content = beside.submit(fingerprint)
-            ranges = block_ranges(full.offsets, rows_per_block(len(names), len(moment_names)))
+            own = 0 if full.instruments is full.features else len(moment_names)
+            ranges = block_ranges(full.offsets, rows_per_block(len(names) + own))
             blocks = [full.part(start, stop) for start, stop in ranges]
             if restriction is None:
                 checked = instruments = check_features(blocks, names, lambda block: block.promoted().features)

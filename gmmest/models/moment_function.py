@@ -158,7 +158,7 @@ class MomentFunction:
         transform: Array | None = None
         if Z is not None and changed is not None:
             Z, transform = changed.apply(Z), np.kron(np.eye(width), changed.transform).astype(np.float64)
-        size = rows_per_block(len(self.names), len(moment_names))
+        size = rows_per_block(len(self.names) + len(moment_names))
         pieces = tuple((i, min(i + size, table.n_rows)) for i in range(0, table.n_rows, size))
 
         def block(a: int, b: int) -> Rows | InstrumentedRows:

@@ -127,7 +127,7 @@ class Columns:
         notes = table.notes if groups is None else (*table.notes, *groups.notes)
         if changed is not None:
             rows, notes = replace(rows, Z=changed.apply(rows.Z)), (*notes, *changed.notes)
-        n, size = table.n_rows, rows_per_block(len(self.names), len(self.moment_names))
+        n, size = table.n_rows, rows_per_block(len(self.names) + len(self.moment_names))
         fingerprint = (table if groups is None else groups).fingerprint()
 
         def part(begin: int, end: int) -> RegressionRows:

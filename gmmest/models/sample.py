@@ -231,9 +231,10 @@ class MomentModel(Protocol):
         """Contributions g_i of the observations of a block, (n_b, M)."""
 
 
-def rows_per_block(n_params: int, n_moments: int) -> int:
-    """Rows of a block, from the shapes alone: its features and instruments fill about 8 MiB.
+def rows_per_block(n_columns: int) -> int:
+    """Rows of a block, from the number of its columns alone: features, and instruments where these are others.
 
-    Smaller blocks pay Python's overhead, larger ones leave the cache (measured: tests/benchmarks).
+    They fill about 8 MiB.  Smaller blocks pay Python's overhead, larger ones leave the cache (measured:
+    tests/benchmarks).
     """
-    return max(512, 2**20 // (n_params + n_moments))
+    return max(512, 2**20 // n_columns)
