@@ -23,6 +23,7 @@ from gmmest.data.conversion import Design
 from gmmest.data.observations import Observations
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError
+from gmmest.models import score_kernel
 from gmmest.models.identification import check_features, check_instruments, within_sets
 from gmmest.models.sample import MomentSums, Restriction, Sample, Total, rows_per_block
 from gmmest.models.separation import check_overlap, proves_overlap
@@ -218,16 +219,13 @@ class Logit:
         ``sum_i Z_i'(diag(s_i) - s_i s_i')X_i = Z'(s o (X - xbar))`` with ``xbar`` the share-weighted
         mean of the features in each set.
         """
-        block = block.promoted()
-        shares = ops.segment_softmax(block.features @ theta, block.offsets)
-        sums = share_sums(shares, block, square=False)
+        sums = _sums(theta, block, square=False)
         assert sums.jacobian is not None  # noqa: S101  for the type checker
         return sums.moments, sums.jacobian
 
     def moment_sums(self, theta: Array, block: Block) -> MomentSums:
         """Moments, Jacobian and squares of the contributions from one visit of the block."""
-        block = block.promoted()
-        return share_sums(ops.segment_softmax(block.features @ theta, block.offsets), block, square=True)
+        return _sums(theta, block, square=True)
 
     def moment_sum_and_vjp(self, theta: Array, block: Block) -> tuple[Array, Callable[[Array], Array]]:
         """The same with ``v -> v'G``: two matrix-vector products in all, shares kept between them."""
@@ -317,6 +315,14 @@ def demeaned(values: Array, offsets: NDArray[np.int64]) -> Array:
     means = ops.segment_sum(values, offsets) / np.diff(offsets)[:, None]
     result: Array = values - ops.segment_repeat(means, offsets)
     return result
+
+
+def _sums(theta: Array, block: Block, square: bool) -> MomentSums:
+    """Moments, Jacobian and, if they are asked for, squares: in machine code where that pays."""
+    block = block.promoted()
+    if score_kernel.serves(theta, block):
+        return score_kernel.score_sums(theta, block, square)
+    return share_sums(ops.segment_softmax(block.features @ theta, block.offsets), block, square)
 
 
 def _mass(block: Block) -> float:

@@ -23,6 +23,7 @@ HEAVY = (
     "pandas",
     "jax",
     "jaxlib",
+    "llvmlite",
     "statsmodels",
     "pyarrow",
     "dask",
