@@ -137,7 +137,7 @@ def test_workers_give_the_bits_of_one_thread(
 def test_regressions_in_their_own_blocks_too(
     workers: DaskSession, table: gm.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gmmest.models.regression.rows_per_block", lambda p, m: 700)
+    monkeypatch.setattr("gmmest.models.regression.rows_per_block", lambda columns: 700)
     model = gm.LinearIV("y", endogenous=["x"], instruments=["z1", "z2"])
     assert len(model.sample(table).blocks) == 6
     alone, shared = (gm.GMMEstimator(model, table, executor=e).fit() for e in ("serial", workers))
