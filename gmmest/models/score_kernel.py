@@ -88,18 +88,15 @@ def layout_of(features: int) -> Layout:
         which[a : a + SIDE, b : b + SIDE] = SIDE**2 * tile + np.arange(SIDE**2).reshape(SIDE, SIDE)
     upper = np.triu(which[:features, :features])
     sums, wide = len(tiles) * SIDE**2 * LANES, length * padded
-    sizes = [
-        padded + LANES - padded % LANES,
-        sums,
-        sums,
-        length,
-        length,
+    results = (padded + LANES - padded % LANES, sums, sums)  # g, G, S
+    room = (
+        *[length] * 3,
         wide,
         length,
         wide,
         wide,
         *[length] * 4,
-    ]
+    )  # u, h, scales, means, lengths, columns, places
     return Layout(
         features,
         padded,
@@ -108,7 +105,7 @@ def layout_of(features: int) -> Layout:
         tuple((k, min(SIDE, features - k)) for k in firsts),
         tiles,
         frozen(upper + np.triu(upper, 1).T),
-        tuple(itertools.accumulate(sizes, initial=0)),
+        tuple(itertools.accumulate((*results, *room), initial=0)),
     )
 
 

@@ -71,17 +71,14 @@ class _Score:
         ``n_sets`` and ``square`` (1 or 0: whether S is wanted), what is read (theta to length), what is added to
         (g, and G and S tile by tile, each sum in lanes), and room of the program's own.
         """
-        utilities, exponentials = self._utilities(), self._exponentials()
+        utilities, below, exponentials = self._utilities(), self._below_the_largest(), self._exponentials()
         means, differences, products = self._means(), self._differences(), self._products()
         f = self.program.function(
             "all",
-            *("count", "count", "doubles", "integers", "doubles", "doubles", "doubles", "doubles"),
-            *("doubles", "doubles", "doubles"),
-            *("doubles", "doubles", "doubles", "doubles", "doubles", "doubles"),
-            *("integers", "integers", "integers", "integers"),
+            *("count", "count", "doubles", "integers", *["doubles"] * 14, *["integers"] * 4),
         )
         n_sets, square, theta, offsets, X, chosen, mass, length, g, G, S = f.arguments[:11]
-        u, scale, xbar, lengths, rows_T, sets_T, row_at, mean_at, set_at, pick_at = f.arguments[11:]
+        u, h, scale, xbar, lengths, rows_T, sets_T, row_at, mean_at, set_at, pick_at = f.arguments[11:]
         last = offsets.load(n_sets) - 1
         begin, filled, held = (Variable(f.integer(0)) for _ in range(3))
 
@@ -112,18 +109,19 @@ class _Score:
                 at = (row + r).spread(LANES) + f.integers(range(LANES))
                 row_at.store((at > last).choose(last, at) * self.K, r)
             f.call(utilities, X, theta, row_at, _whole(n), u)
-            self._below_the_largest(f, (first, end, row, held.get()), (offsets, u, chosen, pick_at, mean_at))
-            with f.loop(n, _whole(n)) as r:
-                u.store(0.0, r)
-                scale.store(0.0, r)
-                mean_at.store(0, r)
-            f.call(exponentials, _whole(n), u)
             offset = held.get()
+            f.call(below, first, end, row, offset, offsets, u, chosen, h, pick_at, mean_at)
+            with f.loop(n, _whole(n)) as r:
+                h.store(0.0, r)
+                mean_at.store(0, r)
+            f.call(exponentials, _whole(n), h)
             f.call(
                 means,
-                *(first, end, row, offset, X, offsets, u, mass, length),
+                *(first, end, row, offset, X, offsets, h, mass, length),
                 *(g, scale, xbar, lengths, set_at, pick_at),
             )
+            with f.loop(n, _whole(n)) as r:
+                scale.store(0.0, r)
             f.call(differences, X, row_at, xbar, mean_at, scale, _whole(n), rows_T.at(filled.get()))
             filled.set(filled.get() + _whole(n))
             held.set(offset + sets * square)
@@ -166,14 +164,14 @@ class _Score:
             u.store(low.shuffle(high, (0, 1, 4, 5)) + low.shuffle(high, (2, 3, 6, 7)), r)
         return f.end()
 
-    def _below_the_largest(
-        self,
-        f: Function,
-        chunk: tuple[Value, Value, Value, Value],
-        arrays: tuple[Address, Address, Address, Address, Address],
-    ) -> None:
+    def _below_the_largest(self) -> Function:
         """Utilities less the largest of their set; where the set's mean will lie, and where its chosen row lies."""
-        (first, end, row, held), (offsets, u, chosen, pick_at, mean_at) = chunk, arrays
+        f = self.program.function(
+            "below",
+            *("count", "count", "count", "count", "integers", "doubles", "doubles", "doubles"),
+            *("integers", "integers"),
+        )
+        first, end, row, held, offsets, u, chosen, below, pick_at, mean_at = f.arguments
         with f.loop(first, end) as t:
             a, b = offsets.load(t) - row, offsets.load(t + 1) - row
             largest, pick = Variable(u.load(a)), Variable(a)
@@ -183,9 +181,11 @@ class _Score:
                 pick.set((chosen.load(row + r) > 0.0).choose(r, pick.get()))
             place = held + t - first
             pick_at.store((row + pick.get()) * self.K, place)
-            with f.loop(a, b) as r:
-                u.store(u.load(r) - largest.get(), r)
-                mean_at.store(place * self.padded, r)
+            mean = (place * self.padded).spread(SIDE)
+            with f.loop(a, b, SIDE) as r:  # what is written beyond the set, the next one writes anew
+                below.store(u.load(r, SIDE) - largest.get(), r)
+                mean_at.store(mean, r)
+        return f.end()
 
     def _exponentials(self) -> Function:
         """``exp(u/2)`` in the place of u <= 0, to 1 unit in the last place; not a number stays so.
@@ -248,8 +248,8 @@ class _Score:
             set_at.store(place * self.padded, place)
             lengths.store(length.load(t), place)
             root = (inverse.lane(0) * weight).sqrt()
-            with f.loop(a, b) as r:
-                scale.store(root * h.load(r), r)
+            with f.loop(a, b, SIDE) as r:  # as above
+                scale.store(h.load(r, SIDE) * root, r)
         return f.end()
 
     def _differences(self) -> Function:
