@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.block import Block
-from gmmest.data.immutable import frozen
 from gmmest.models.sample import MomentSums
 
-__all__ = ["LANES", "SIDE", "Layout", "layout_of", "score_sums", "serves"]
+__all__ = ["WIDE", "Layout", "layout_of", "score_sums", "serves"]
 
 Array = NDArray[np.float64]
 
@@ -29,13 +28,13 @@ WORTH = 2**18
 """Features of a block, in numbers, for which compiling pays: the blocks of data in several blocks have more."""
 WIDEST = 64
 """Columns beyond which a matrix product of NumPy is as good."""
-LANES, SIDE = 8, 4
-"""Rows in a vector, and rows and columns of a tile: 16 sums of 8 lanes, of the 32 vectors that a processor holds."""
+WIDE = 8
+"""Numbers in a vector, as in a line of a cache."""
 ROOM = 3200
-"""Numbers of the rows that are held transposed: 25 KB of a first cache of 32."""
+"""Numbers of the centred rows that are held: 25 KB of a first cache of 32."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Where things lie for so many features; see :func:`layout_of`.
 
@@ -43,29 +42,17 @@ class Layout:
     ----------
     features : int
         K.
-    padded : int
-        Features filled up to whole tiles.
-    width : int
-        Rows that are held transposed: a multiple of two vectors.
-    length : int
-        Numbers from one transposed feature to the next: not a power of two, which caches map to one place.
-    pieces : tuple of (int, int)
-        First feature of each piece of a row, and how many it has.
-    tiles : tuple of (int, int)
-        First row and first column of each tile of the upper triangle.
-    entries : (K, K) int64
-        Which of the tiles' sums is which entry of the symmetric matrix.
+    stride : int
+        Numbers from one row to the next, whole vectors.
+    rows : int
+        Rows that are held.
     places : tuple of int
-        Where the results (g, then G and S tile by tile) and the room for rows begin, in numbers; at last the end.
+        Where the results (g, G, S) and the room for rows begin, in numbers; at last the end.
     """
 
     features: int
-    padded: int
-    width: int
-    length: int
-    pieces: tuple[tuple[int, int], ...]
-    tiles: tuple[tuple[int, int], ...]
-    entries: NDArray[np.int64]
+    stride: int
+    rows: int
     places: tuple[int, ...]
 
 
@@ -76,37 +63,14 @@ def layout_of(features: int) -> Layout:
     Examples
     --------
     >>> layout = layout_of(6)
-    >>> layout.padded, layout.width, layout.pieces, layout.tiles
-    (8, 400, ((0, 4), (4, 2)), ((0, 0), (0, 4), (4, 4)))
+    >>> layout.stride, layout.rows, layout.places[:4]
+    (8, 400, (0, 8, 72, 136))
     """
-    firsts = range(0, features, SIDE)
-    padded, tiles = len(firsts) * SIDE, tuple((a, b) for a in firsts for b in firsts if a <= b)
-    width = min(512, max(64, ROOM // padded // (2 * LANES) * (2 * LANES)))
-    length = width + LANES
-    which = np.zeros((padded, padded), dtype=np.int64)
-    for tile, (a, b) in enumerate(tiles):
-        which[a : a + SIDE, b : b + SIDE] = SIDE**2 * tile + np.arange(SIDE**2).reshape(SIDE, SIDE)
-    upper = np.triu(which[:features, :features])
-    sums, wide = len(tiles) * SIDE**2 * LANES, length * padded
-    results = (padded + LANES - padded % LANES, sums, sums)  # g, G, S
-    room = (
-        *[length] * 3,
-        wide,
-        length,
-        wide,
-        wide,
-        *[length] * 4,
-    )  # u, h, scales, means, lengths, columns, places
-    return Layout(
-        features,
-        padded,
-        width,
-        length,
-        tuple((k, min(SIDE, features - k)) for k in firsts),
-        tiles,
-        frozen(upper + np.triu(upper, 1).T),
-        tuple(itertools.accumulate((*results, *room), initial=0)),
-    )
+    stride = -(-features // WIDE) * WIDE
+    rows = min(512, max(64, ROOM // stride // WIDE * WIDE))
+    long, held = rows + WIDE, rows * stride
+    sizes = (stride, stride * stride, stride * stride, *[long] * 4, held, held, long)  # see score_program
+    return Layout(features, stride, rows, tuple(itertools.accumulate(sizes, initial=0)))
 
 
 def serves(theta: object, block: Block) -> bool:
@@ -122,7 +86,7 @@ def serves(theta: object, block: Block) -> bool:
         and features.shape[1] <= WIDEST
         and features.dtype == np.float64
         and features.flags.c_contiguous
-        and int(np.diff(block.offsets).max()) <= layout_of(features.shape[1]).width
+        and int(np.diff(block.offsets).max()) <= layout_of(features.shape[1]).rows
         and bool(block.chosen[: block.offsets[1]].any())  # chosen in the first set, then in all
     )
 
@@ -154,17 +118,24 @@ def score_sums(theta: Array, block: Block, square: bool) -> MomentSums:
     length = mass if block.frequency is None else mass / np.sqrt(block.frequency[begins])
     given = (np.ascontiguousarray(theta, dtype=np.float64), block.offsets, block.features, block.chosen)
     *places, size = layout.places
-    room = np.empty(size + LANES)  # as one array: many would cost more than the sums of a small block
-    room = room[-room.ctypes.data // room.itemsize % LANES :]  # from where a line of a cache begins
+    room = np.empty(size + WIDE)  # as one array: many would cost more than the sums of a small block
+    room = room[-room.ctypes.data // room.itemsize % WIDE :]  # from where a line of a cache begins
     results = room[: places[3]]
     results[:] = 0.0
     inputs = [array.ctypes.data for array in (*given, mass, length)]
     outputs = [room.ctypes.data + place * room.itemsize for place in places]
     _compiled(layout)(block.n_sets, int(square), *inputs, *outputs)
     moments, *sums = (results[a:b] for a, b in itertools.pairwise(places[:4]))
-    jacobian, squares = (each.reshape(-1, LANES).sum(axis=1)[layout.entries] for each in sums)
+    jacobian, squares = (_symmetric(each, layout) for each in sums)
     count, first = block.n_obs, moments[: layout.features].copy()  # and the room can go
     return MomentSums(count, first, jacobian, squares if square else None)
+
+
+def _symmetric(sums: Array, layout: Layout) -> Array:
+    """The matrix whose upper triangle is that of the sums."""
+    matrix = np.triu(sums.reshape(layout.stride, layout.stride)[: layout.features, : layout.features])
+    matrix += np.triu(matrix, 1).T
+    return matrix
 
 
 COMPILING = Lock()

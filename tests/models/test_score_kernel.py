@@ -57,9 +57,9 @@ def assert_same(ours, theirs, scale=ROUNDING):
     ("weighted", "counted"), [(False, False), (True, False), (False, True), (True, True)]
 )
 def test_sums_are_those_of_numpy(columns, weighted, counted):
-    width = layout_of(columns).width
-    sizes = np.random.default_rng(columns).integers(1, 24, size=3 * width // 8)
-    assert sizes.sum() > 3 * width  # the premise: several fillings of the room for rows
+    room = layout_of(columns).rows
+    sizes = np.random.default_rng(columns).integers(1, 24, size=3 * room // 8)
+    assert sizes.sum() > 3 * room  # the premise: several fillings of the room for rows
     block, theta = drawn(1, sizes, columns, weighted, counted)
     assert_same(score_sums(theta, block, square=True), by_numpy(theta, block))
 
@@ -67,7 +67,7 @@ def test_sums_are_those_of_numpy(columns, weighted, counted):
 @settings(deadline=None, max_examples=200)
 @given(
     st.integers(0, 10**6),
-    st.lists(st.integers(1, layout_of(5).width), min_size=1, max_size=60),
+    st.lists(st.integers(1, layout_of(5).rows), min_size=1, max_size=60),
     st.booleans(),
 )
 def test_any_sizes_of_sets(seed, sizes, weighted):
@@ -77,12 +77,12 @@ def test_any_sizes_of_sets(seed, sizes, weighted):
 
 def test_more_sets_than_there_is_room_for_means():
     columns = 3
-    block, theta = drawn(4, np.full(5 * layout_of(columns).width, 1), columns)
+    block, theta = drawn(4, np.full(5 * layout_of(columns).rows, 1), columns)
     sums = score_sums(theta, block, square=True)
     assert np.all(sums.moments == 0)  # one alternative carries no information
     assert np.all(sums.jacobian == 0)
     assert np.all(sums.square == 0)
-    block, theta = drawn(4, np.full(5 * layout_of(columns).width, 2), columns)
+    block, theta = drawn(4, np.full(5 * layout_of(columns).rows, 2), columns)
     assert_same(score_sums(theta, block, square=True), by_numpy(theta, block))
 
 
@@ -155,7 +155,7 @@ def test_which_blocks_it_serves(monkeypatch):
     columns = np.asfortranarray(block.features)
     assert not serves(theta, replace(block, features=columns, instruments=columns))
     assert not serves(np.zeros(65), drawn(8, np.full(10, 5), score_kernel.WIDEST + 1)[0])
-    crowd = layout_of(2).width
+    crowd = layout_of(2).rows
     assert serves(theta, drawn(8, np.array([crowd, 2]), 2)[0])
     assert not serves(theta, drawn(8, np.array([crowd + 1, 2]), 2)[0])
 
