@@ -10,7 +10,7 @@ import numpy as np
 from gmmest.errors import Complaint, ConfigError, not_among
 from gmmest.gmm.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel
 
-__all__ = ["ESTIMATORS", "CovarianceOptions", "Estimator", "Weighting"]
+__all__ = ["ESTIMATORS", "CovarianceOptions", "Estimator"]
 
 Estimator = Literal["robust", "unadjusted", "cluster", "twoway", "kernel"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
@@ -105,6 +105,3 @@ class CovarianceOptions:
             what = "centred has no meaning with weighting 'unadjusted': what a model implies has mean zero"
             found.append(Complaint("E102", what, next="weighting: robust"))
         return found
-
-
-Weighting = Estimator | CovarianceOptions

@@ -24,7 +24,7 @@ from gmmest.derivatives.backends import Analytic, Backend, as_backend, for_many_
 from gmmest.errors import Complaint, ConfigError, DerivativeError, IdentificationError
 from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor
-from gmmest.gmm.covariance_options import CovarianceOptions, Weighting
+from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.moments import Moments, NotFiniteError, moment_sum
 from gmmest.gmm.weighting import (
     MomentCovariance,
@@ -97,7 +97,7 @@ class SecondMoments:
 
 def second_moments(
     moments: Moments,
-    weighting: Weighting,
+    options: CovarianceOptions,
     backend: str | Backend,
     executor: Executor,
     watch: Callable[[int], None] | None = None,
@@ -115,7 +115,6 @@ def second_moments(
     DerivativeError
         E607: derivatives by hand.
     """
-    options = weighting if isinstance(weighting, CovarianceOptions) else CovarianceOptions(weighting)
     _require_smooth(options)
     chosen = as_backend(backend)
     if chosen == Analytic():

@@ -127,7 +127,7 @@ class Refit:
         moments = Moments(self.context.model, sample, grad, Serial(), None, limits, self.centre)
 
         def with_s() -> Moments:
-            return second_moments(moments, self.context.weighting.estimator, grad, Serial(), None, limits)
+            return second_moments(moments, self.context.weighting, grad, Serial(), None, limits)
 
         fitted = fit_steps(plan, moments, self.start, with_s)
         found = fitted.estimate

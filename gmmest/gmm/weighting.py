@@ -17,7 +17,7 @@ from gmmest.data.observations import Observations
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError, IdentificationError, printable, some
 from gmmest.gmm.clusters import Grouping, intersection, ways_of_clustering
-from gmmest.gmm.covariance_options import ESTIMATORS, CovarianceOptions, Estimator, Weighting
+from gmmest.gmm.covariance_options import ESTIMATORS, CovarianceOptions, Estimator
 from gmmest.gmm.kernels import choose_bandwidth, sum_over_lags
 from gmmest.gmm.moments import Moments, square_of
 from gmmest.models.sample import Part, Sample
@@ -152,14 +152,14 @@ class Weight:
         return result
 
 
-def moment_covariance(moments: Moments, theta: Array, weighting: Weighting) -> MomentCovariance:
+def moment_covariance(moments: Moments, theta: Array, options: CovarianceOptions) -> MomentCovariance:
     """S at theta; one pass.
 
     Parameters
     ----------
     moments : Moments
     theta : array (P,)
-    weighting : str or CovarianceOptions
+    options : CovarianceOptions
 
     Returns
     -------
@@ -187,7 +187,6 @@ def moment_covariance(moments: Moments, theta: Array, weighting: Weighting) -> M
     Cameron, A. C., J. B. Gelbach and D. L. Miller (2011), Journal of Business and Economic Statistics 29,
     238-249.
     """
-    options = weighting if isinstance(weighting, CovarianceOptions) else CovarianceOptions(weighting)
     complaints = options.complaints()
     if complaints:
         raise ConfigError(complaints)

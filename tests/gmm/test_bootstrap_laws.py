@@ -86,11 +86,22 @@ def test_a_replication_of_rows_is_the_fit_of_rows_physically_repeated() -> None:
         np.testing.assert_allclose(found.draw_errors[index], again.standard_errors, rtol=1e-10)
 
 
-@pytest.mark.parametrize("steps", ["onestep", "twostep", "iterated", "cue"])
-def test_a_replication_of_choice_sets_is_the_fit_of_sets_physically_repeated(steps: str) -> None:
+@pytest.mark.parametrize(
+    ("steps", "options"),
+    [
+        ("onestep", {}),
+        ("twostep", {}),
+        ("iterated", {}),
+        ("cue", {}),
+        ("cue", {"centred": True}),
+        ("cue", {"small_sample": True}),
+        ("cue", {"weighting": "unadjusted"}),
+    ],
+)
+def test_a_replication_of_choice_sets_is_the_fit_of_sets_physically_repeated(steps: str, options) -> None:
     frame = choices()
     model = gm.Logit(["a", "b"], instruments=["a", "b", "c"])
-    result = fitted(model, sets(frame), steps=steps)
+    result = fitted(model, sets(frame), steps=steps, **options)
     found = result.bootstrap(3, seed=1, recentre=False)
     for index in range(3):
         counts = counts_of(result, 1, index)
@@ -98,7 +109,7 @@ def test_a_replication_of_choice_sets_is_the_fit_of_sets_physically_repeated(ste
             frame[np.repeat(counts > k, 3)].assign(case=lambda piece, k=k: piece["case"] + 10_000 * k)
             for k in range(counts.max())
         ]
-        again = fitted(model, sets(pd.concat(pieces, ignore_index=True)), steps=steps)
+        again = fitted(model, sets(pd.concat(pieces, ignore_index=True)), steps=steps, **options)
         np.testing.assert_allclose(found.draws[index], again.theta, rtol=1e-7)
         np.testing.assert_allclose(found.draw_errors[index], again.standard_errors, rtol=1e-6)
         if steps != "onestep":
@@ -171,8 +182,11 @@ def test_pairs_agree_with_dense_formulas_for_the_same_counts(recentre: bool) -> 
         np.testing.assert_allclose(found.j_draws[index], j, rtol=DENSE, atol=DENSE)
 
 
-def test_a_cluster_drawn_twice_is_two_clusters() -> None:
-    result = fitted(MODEL, table(cluster="firm"), weighting="cluster")
+@pytest.mark.parametrize("steps", ["twostep", "cue"])
+def test_a_cluster_drawn_twice_is_two_clusters(steps: str) -> None:
+    frame = FRAME.assign(year=np.arange(N) % 7)
+    options = {"weighting": "cluster", "cluster": "firm", "steps": steps}
+    result = fitted(MODEL, table(frame, cluster=["firm", "year"]), **options)
     found = result.bootstrap(6, "cluster", seed=4)
     plain = result.bootstrap(6, "cluster", seed=4, recentre=False)
     codes = result.context.sample.observations.clusters[0].codes
@@ -180,8 +194,8 @@ def test_a_cluster_drawn_twice_is_two_clusters() -> None:
     for index in range(6):
         drawn = generator(4, index).integers(0, groups, groups)
         assert len(set(drawn)) < groups
-        physical = pd.concat([FRAME[codes == c].assign(firm=k) for k, c in enumerate(drawn)])
-        again = fitted(MODEL, table(physical, cluster="firm"), weighting="cluster")
+        physical = pd.concat([frame[codes == c].assign(firm=k) for k, c in enumerate(drawn)])
+        again = fitted(MODEL, table(physical, cluster="firm"), weighting="cluster", steps=steps)
         np.testing.assert_allclose(plain.draws[index], again.theta, rtol=1e-9)
         np.testing.assert_allclose(plain.draw_errors[index], again.standard_errors, rtol=1e-9)
     assert not np.allclose(plain.draws, found.draws, rtol=1e-9)

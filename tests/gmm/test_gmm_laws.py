@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gmmest.data.choice_data import ChoiceData
+from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.moments import Moments, MomentSums
 from gmmest.gmm.weighting import (
@@ -217,7 +218,7 @@ def test_minimised_weight_errors_meet_the_sandwich_when_s_is_the_one_minimised(d
 
     moments = Moments(Logit(), Logit().sample(drawn), "analytic")
     names = moments.sample.moment_names
-    s = moment_covariance(moments, fitted.theta, "robust")
+    s = moment_covariance(moments, fitted.theta, CovarianceOptions())
     weight = inverse_weight(s, names)
     _, G = moments.value_and_jacobian(fitted.theta)
     three = [covariance(G, weight, s, kind, names) for kind in ("sandwich", "efficient", "minimised_weight")]
@@ -297,10 +298,12 @@ def test_moments_covariances_and_weights_are_the_dense_formulas(drawn, sets):
     np.testing.assert_allclose(value, g, **close)
     v = np.array([1.0, -2.0, 0.5, 3.0, 0.1])
     np.testing.assert_allclose(vjp(v), v @ G, **close)
-    s = moment_covariance(moments, theta, "robust")
+    s = moment_covariance(moments, theta, CovarianceOptions())
     np.testing.assert_allclose(s.matrix, robust, **close)
     assert (s.n_obs, s.estimator) == (800, "robust")
-    np.testing.assert_allclose(moment_covariance(moments, theta, "unadjusted").matrix, implied, **close)
+    np.testing.assert_allclose(
+        moment_covariance(moments, theta, CovarianceOptions("unadjusted")).matrix, implied, **close
+    )
     vector = np.arange(5.0)
     for weight, inverse in (
         (first_weight(moments), centred),

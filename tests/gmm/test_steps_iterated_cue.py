@@ -108,11 +108,11 @@ def test_a_just_identified_model_is_iterated_in_two_steps(demand):
 # --- CUE: derivatives -------------------------------------------------------------------------------------
 
 
-def criterion(model, data, weighting, grad, theta):
+def criterion(model, data, options, grad, theta):
     sample = model.sample(data)
     moments = Moments(model, sample, grad)
-    second = second_moments(moments, weighting, grad, Serial())
-    s = moment_covariance(moments, theta, weighting)
+    second = second_moments(moments, options, grad, Serial())
+    s = moment_covariance(moments, theta, options)
     return ContinuousCriterion(second, sample.moment_names, s, np.ones(len(theta)))
 
 
@@ -120,7 +120,7 @@ def criterion(model, data, weighting, grad, theta):
 @pytest.mark.parametrize("grad", [*GRADS, "complex"])
 def test_residuals_and_gradient_are_exact_with_ds(demand, weighting, grad):
     theta = np.array([0.3, -0.1, 0.8])
-    found = criterion(demand_model(), demand, weighting, grad, theta)
+    found = criterion(demand_model(), demand, CovarianceOptions(weighting), grad, theta)
     residuals, jacobian = found.residuals_and_jacobian(theta)
     value, gradient = found.value_and_gradient(theta)
     assert value == pytest.approx(residuals @ residuals, rel=1e-13)
@@ -140,7 +140,8 @@ def test_the_gradient_is_the_weighted_sum_of_slopes(demand):
     g = z * (y - x @ theta)[:, None]
     w = np.linalg.solve(g.T @ g / 300, g.mean(axis=0))
     slope = -2.0 * ((1.0 - g @ w) * (z @ w)) @ x  # N dQ
-    _, ours = criterion(demand_model(), demand, "robust", "forward", theta).value_and_gradient(theta)
+    found = criterion(demand_model(), demand, CovarianceOptions(), "forward", theta)
+    _, ours = found.value_and_gradient(theta)
     assert np.allclose(ours, slope, rtol=1e-11)
 
 

@@ -162,12 +162,12 @@ def test_weights_that_are_one_change_no_bit_of_the_estimate():
 def test_weighted_logit_in_blocks_is_weighted_logit_at_once(monkeypatch):
     model, data = problem("logit", weight="w", frequency="f")
     theta = np.array([0.3, -0.2])
-    whole = moment_covariance(Moments(model, model.sample(data), "auto"), theta, "robust")
+    whole = moment_covariance(Moments(model, model.sample(data), "auto"), theta, CovarianceOptions())
     monkeypatch.setattr("gmmest.models.logit.rows_per_block", lambda *_: 20)
     sample = model.sample(data)
     assert len(sample.blocks) > 5
     assert sample.n_obs == whole.n_obs
-    parts = moment_covariance(Moments(model, sample, "auto"), theta, "robust")
+    parts = moment_covariance(Moments(model, sample, "auto"), theta, CovarianceOptions())
     np.testing.assert_allclose(parts.matrix, whole.matrix, rtol=SUMS)
     check_model(model, data)
 
