@@ -46,7 +46,7 @@ class Certificate:
         Its rank.
     smallest_curvature : float
         Smallest eigenvalue of half the Hessian of N Q in standard-error units: 1 for a quadratic
-        criterion, positive at a minimum.
+        criterion, positive at a minimum; nan where it was not computed.
     reasons : tuple of str
         What speaks against the estimate; empty means verified.
     """
@@ -95,7 +95,8 @@ def certify(
         The unit in which steps are measured.
     names : tuple of str
     hessian : Curvature, optional
-        Half the Hessian of N Q; by default Gauss-Newton's ``J'J``, exact where the moments vanish.
+        Half the Hessian of N Q; without it curvature is not judged, and known only where the moments vanish:
+        there it is ``J'J``.
     efficient_value : float, optional
         ``N g'S^-1 g`` of a just identified model, which must be zero up to rounding.
     step : array (P,), optional
@@ -118,20 +119,23 @@ def certify(
     step = np.abs(least_norm(jacobian, residuals) if step is None else step)
     beyond = np.maximum(step - rounding_floor(point, jacobian), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(
-            beyond > 0, step / standard_errors, np.where(step > 0, step / standard_errors, 0.0)
-        )
-        too_long = np.where(beyond > 0, beyond / standard_errors, 0.0)
+        relative = np.where(step == 0, 0.0, step / standard_errors)
+        too_long = np.where(beyond == 0, 0.0, beyond / standard_errors)  # nan where the step is nan
     worst = int(np.argmax(np.where(np.isnan(too_long), np.inf, too_long)))
     if not too_long[worst] < STEP_LIMIT:
         reasons.append(
             f"the remaining Newton step is {relative[worst]:.1e} standard errors in {printable(names[worst])}"
             f" ({STEP_LIMIT:g} is allowed)"
         )
-    smallest = smallest_curvature(jacobian, hessian)
-    if not smallest > 0:
-        reasons.append("the criterion does not curve upwards in every direction: a saddle or a flat valley")
-    if efficient_value is not None and not efficient_value <= ROOT_LIMIT:
+    root = efficient_value is not None and efficient_value <= ROOT_LIMIT
+    smallest = 1.0 if root else float("nan")
+    if hessian is not None:
+        smallest = smallest_curvature(jacobian, hessian)
+        if not smallest > 0:
+            reasons.append(
+                "the criterion does not curve upwards in every direction: a saddle or a flat valley"
+            )
+    if efficient_value is not None and not root:
         reasons.append(
             f"as many moments as parameters, but they do not vanish (N g'S^-1 g = {efficient_value:.1e})"
         )
@@ -180,14 +184,12 @@ class Curvature:
             return np.full(self.moves.shape, np.nan)
 
 
-def smallest_curvature(jacobian: Array, hessian: Curvature | None) -> float:
-    """Smallest eigenvalue of half the Hessian in the metric of ``J'J``; 1 where no Hessian is given.
+def smallest_curvature(jacobian: Array, hessian: Curvature) -> float:
+    """Smallest eigenvalue of half the Hessian in the metric of ``J'J``.
 
     It is that of ``D'HD`` in the metric of ``(JD)'JD``.  With D the whitened directions JD is orthogonal
     however nearly the columns of J repeat each other, and neither matrix is divided by anything small.
     """
-    if hessian is None:
-        return 1.0
     if not np.all(np.isfinite(hessian.changes)) or not np.all(np.isfinite(hessian.moves)):
         return float("nan")
     reduced, moved = hessian.moves.T @ hessian.changes, jacobian @ hessian.moves

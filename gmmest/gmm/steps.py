@@ -232,7 +232,7 @@ def _continuous(
     make(np.ones_like(theta)).require_same(theta, two_step.estimate.s)
     if plan.starts is None or isinstance(plan.starts, int):
         errors = np.sqrt(np.diag(two_step.estimate.v))
-        unit = np.where(np.isfinite(errors) & (errors > 0), errors, 1.0)
+        unit = np.where(_usable(errors), errors, 1.0)
         count = (CUE_STARTS if plan.starts is None else plan.starts) - 1
         others = _inside(plan, scattered(theta, unit, count, START_SEED))
     found = _lowest(plan, moments, make, theta, others)
@@ -395,14 +395,14 @@ def _judge(
     names = moments.sample.names
     wrong = wrong_multipliers(residuals, jacobian, z <= low, z >= high, names)
     if not np.any(inside):
-        return Certificate(0.0, 1.0, 0, 1.0, wrong)
+        return Certificate(0.0, 1.0, 0, np.nan, wrong)
     jacobian = jacobian[:, inside]
     errors = np.sqrt(np.diag(estimate.v)[inside]) / scale[inside]
     hessian = root = step = None
     if residuals.size == z.size and np.all(inside):
         at_root = _standardised_moments(estimate, moments.sample.moment_names)
         root = float(estimate.s.n_obs * (at_root @ at_root))
-    elif np.all(np.isfinite(errors)) and np.all(errors > 0):
+    elif np.any(_usable(errors)):
         hessian = _hessian(problem, z, inside, _standard_directions(jacobian, errors))
         if newton:
             step = _solved(hessian.matrix, jacobian.T @ residuals)
@@ -479,15 +479,22 @@ def _solved(hessian: Array, slope: Array) -> Array:
 
 
 def _standard_directions(jacobian: Array, errors: Array) -> Array:
-    """Directions as columns that move all parameters together, none by more than its standard error.
+    """Directions as columns that move all parameters together, none by more than its standard error if it has one.
 
     With W = S^-1 each of :func:`.whitened_directions` is one standard error long; other weights have
     residuals in other units, which the smallest ratio of the two makes good.
     """
     directions = whitened_directions(jacobian)
     lengths = np.sqrt(np.sum(np.square(directions), axis=1))
-    scaled: Array = directions * np.min(errors / lengths)
+    usable = _usable(errors)
+    scaled: Array = directions * np.min(errors[usable] / lengths[usable])
     return scaled
+
+
+def _usable(errors: Array) -> Mask:
+    """Standard errors that are a length: not nan, as from an S that is not definite, and not zero."""
+    usable: Mask = np.isfinite(errors) & (errors > 0)
+    return usable
 
 
 def _doubtful_differences(moments: Moments, estimate: Estimate) -> tuple[str, ...]:

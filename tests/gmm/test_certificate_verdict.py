@@ -101,6 +101,14 @@ def test_numbers_that_are_none_are_never_verified(bad):
     unknown = Curvature(np.eye(2), np.full((2, 2), bad))
     assert not certify(np.zeros(2), np.zeros(3), J, ERRORS, NAMES, hessian=unknown).verified
     assert not certify(np.zeros(2), np.zeros(2), J[:2], ERRORS, NAMES, efficient_value=np.nan).verified
+    for unknown in ([bad, bad], [0.0, bad]):
+        assert not certify(np.zeros(2), np.zeros(3), J, ERRORS, NAMES, step=np.array(unknown)).verified
+
+
+def test_a_curvature_that_nobody_looked_at_is_no_number():
+    assert np.isnan(certify(np.zeros(2), np.zeros(3), J, ERRORS, NAMES).smallest_curvature)
+    root = certify(np.zeros(2), np.zeros(2), J[:2], ERRORS, NAMES, efficient_value=0.0)
+    assert root.smallest_curvature == 1.0  # the Hessian is J'J there
 
 
 def test_curvature_is_the_hessian():
@@ -211,6 +219,20 @@ def test_parameters_known_only_together_are_not_verified():
 
 def _square(theta, rows):
     return np.stack([rows["y"] - theta[0] ** 2, rows["x"] - theta[0] ** 2], axis=1)
+
+
+def test_curvature_is_looked_at_where_a_standard_error_is_zero():
+    """``b^2 + (b^2 - 2)^2`` has a maximum at 0, where its Jacobian has full rank; nothing about b varies."""
+
+    def moments(theta, rows):
+        same = 0.0 * rows["y"]
+        return np.stack([rows["y"] - theta[0], theta[1] + same, theta[1] ** 2 - 2.0 + same], axis=1)
+
+    model = MomentFunction(moments, names=["a", "b"])
+    result = GMMEstimator(model, _table(), steps="onestep", centred=True).fit({"b": 0.0})
+    assert result.standard_errors[1] == 0.0
+    assert result.certificate.smallest_curvature < 0
+    assert "saddle" in result.verdict()
 
 
 @pytest.mark.parametrize("optimizer", ["lsq", "lbfgsb", "bfgs", "trust-constr"])
