@@ -341,7 +341,6 @@ class GMMEstimator:
         return Settings(
             type(self.model).__name__,
             self.steps,
-            self.weighting,
             self.initial,
             "sandwich",
             grad,

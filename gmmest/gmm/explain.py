@@ -240,7 +240,7 @@ class Explanation:
     claims : tuple of Claim
     printed : tuple of Printed
         Standard errors that the program prints at this estimate, where our arrays tell; empty where its
-        estimate would be another one.
+        estimate or its S would be another one.
     """
 
     program: str
@@ -279,7 +279,7 @@ class Explanation:
             values = ", ".join(f"{printable(name)} {error:.8g}" for name, error in pairs)
             lines.append(f"  standard errors of {printed.call}: {values} [{printed.evidence}]")
         if not self.printed:
-            lines.append("  its estimate would be another one: no standard errors are computed")
+            lines.append("  its estimate or its S would be another one: no standard errors are computed")
         return "\n".join(lines)
 
 
@@ -307,14 +307,15 @@ def explain_difference(
     Notes
     -----
     Standard errors are computed where the program, asked as the text says, minimises the same criterion:
-    a robust S that is not centred, after one or two steps.
+    a robust S that is not centred, after one or two steps; and where the S of V is such a one, without a factor.
     """
     if complaints := not_among("program", program, PROGRAMS):
         raise ConfigError(complaints)
     title, claims = PROGRAMS[program]
     printed: tuple[Printed, ...] = ()
-    plain = estimate.s.matrix.shape == estimate.weight.root.shape and ours.weighting == "robust"
-    if plain and not ours.centred and ours.steps in ("onestep", "twostep"):
+    options = [s.options for s in (estimate.weight.s, estimate.s) if s is not None]
+    plain = all(o.estimator == "robust" and not o.centred and not o.small_sample for o in options)
+    if plain and ours.steps in ("onestep", "twostep"):
         printed = _printed(program, ours, estimate, moment_names)
     return Explanation(title, names, ours, claims, printed)
 

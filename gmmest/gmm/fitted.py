@@ -47,7 +47,6 @@ class Settings:
 
     model: str
     steps: str
-    weighting: str
     initial: str
     se: str
     grad: str

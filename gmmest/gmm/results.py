@@ -232,7 +232,7 @@ class GMMResults:
         return replace(
             self,
             estimate=replace(self.estimate, s=found.s, v=v),
-            settings=replace(self.settings, se=kind, weighting=found.s.estimator),
+            settings=replace(self.settings, se=kind),
             notes=(*self.notes[:before], *found.s.notes, *self.notes[after:]),
             context=None if self.context is None else replace(self.context, weighting=options),
         )
@@ -365,8 +365,9 @@ class GMMResults:
         Its defaults beside the options of this fit, what makes the numbers agree, and its standard errors
         where our arrays tell; each says on what it rests: :func:`.explain.explain_difference`.
         """
-        s, own = self.estimate.s, self.settings
-        ours = Choices(own.steps, s.estimator, bool(s.options.centred), own.initial, own.se)
+        own = self.settings
+        options = (self.estimate.weight.s or self.estimate.s).options  # after one step S is that of V alone
+        ours = Choices(own.steps, options.estimator, bool(options.centred), own.initial, own.se)
         free = self.names if self.parameters is None else self.parameters.free
         return explain_difference(program, ours, self.estimate, free, self.moment_names)
 
@@ -511,7 +512,7 @@ class GMMResults:
         if steps == "iterated":
             steps += f" ({self.work.steps} steps)"
         starts = f", {self.work.starts} starts" if self.work.starts > 1 else ""
-        return f"GMM, {steps}{starts}, weighting {self.estimate.s.text}"
+        return f"GMM, {steps}{starts}, weighting {self.estimate.weight.text}"
 
     def facts(self) -> list[tuple[str, str]]:
         """Label and text of what stands above the table of estimates."""
@@ -528,6 +529,8 @@ class GMMResults:
             rows.append(("Log-likelihood", f"{self.loglike:.6f}"))
         rows.append(("J test", self._j_text()))
         rows.append(("Standard errors", COVARIANCE_TEXT[self.settings.se]))
+        if self.estimate.s.text != self.estimate.weight.text:
+            rows.append(("S at the estimate", self.estimate.s.text))
         if self.degrees is not None:
             rows.append(("Quantiles", f"t({self.degrees}), clusters less one (Stata gmm: normal)"))
         rows.append(("Derivatives", self.settings.grad))
@@ -591,8 +594,9 @@ class GMMResults:
             "steps_taken": self.work.steps,
             "starts": self.work.starts,
             "held": self._held(),
-            "weighting": self.settings.weighting,
+            "weighting": self.estimate.weight.source,
             "se": self.settings.se,
+            "se_weighting": self.estimate.s.estimator,
             "evaluations": self.work.evaluations,
             "seconds": self.work.seconds,
             "loglike": None if self.loglike is None else finite(self.loglike),

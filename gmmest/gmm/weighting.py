@@ -137,6 +137,11 @@ class Weight:
         """Whether W is the inverse of a covariance of the moments, as J needs it to be."""
         return self.source in ESTIMATORS
 
+    @property
+    def text(self) -> str:
+        """What it is the inverse of, for the summary."""
+        return self.source if self.s is None else self.s.text
+
     def whiten(self, a: Array) -> Array:
         """``L'a`` for a vector (M,) or a matrix (M, k): then ``|L'g|^2 = g'Wg``."""
         from scipy.linalg import solve_triangular

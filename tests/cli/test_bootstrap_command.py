@@ -104,7 +104,7 @@ def test_the_section_and_the_options_say_what_python_says(
     capsys: pytest.CaptureFixture[str], clustered: Path
 ) -> None:
     result = fit(config.load(clustered))
-    assert result.settings.weighting == "robust"
+    assert result.estimate.s.estimator == "robust"
     for options, python in (
         ((), result.bootstrap(12, "cluster", seed=4)),
         (("--seed", "5", "--no-recentre"), result.bootstrap(12, "cluster", seed=5, recentre=False)),

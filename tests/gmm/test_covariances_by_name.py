@@ -476,7 +476,7 @@ def test_a_switch_keeps_estimate_weight_and_j():
     assert np.array_equal(other.theta, fit.theta)
     assert other.j_test() == fit.j_test()
     assert np.all(other.bse != fit.bse)
-    assert other.settings.weighting == "cluster"
+    assert other.estimate.s.estimator == "cluster"
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,17 @@ def test_differences_follow_the_options(housing):
     said = other.explain_difference("stata")
     assert [claim.topic for claim in said.differences] == ["weighting", "initial", "se"]
     assert said.printed == ()
-    assert "its estimate would be another one" in str(said)
+    assert "its estimate or its S would be another one" in str(said)
+
+
+def test_standard_errors_of_another_s_do_not_change_what_the_estimate_is(housing, fit):
+    """What is minimised is compared; what is printed would rest on an S that the program does not take."""
+    other = fit.with_cov(weighting="unadjusted").explain_difference("stata")
+    assert other.differences == ()
+    assert other.printed == ()
+    centred = gm.GMMEstimator(RENT, housing, centred=True).fit().with_cov(centred=False)
+    assert [claim.topic for claim in centred.explain_difference("stata").differences] == ["centred"]
+    assert fit.with_cov(small_sample=True).explain_difference("linearmodels").printed == ()
 
 
 def test_unknown_programs_are_refused(fit):

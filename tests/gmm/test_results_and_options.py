@@ -72,6 +72,27 @@ def test_json_goes_out_and_comes_back_with_every_digit(fitted):
     assert set(back["manifest"]) == {"versions", "data_sha256", "config_sha256", "threads"}
 
 
+def test_the_estimator_is_named_by_what_was_minimised(travel_data, greene_overidentified, fitted):
+    """Another S for the standard errors has a place of its own, and changes nothing else."""
+
+    def said(result):
+        facts, numbers = dict(result.facts()), result.as_dict()
+        return (
+            facts["Estimator"],
+            facts.get("S at the estimate"),
+            numbers["weighting"],
+            numbers["se_weighting"],
+        )
+
+    robust, unadjusted = "robust (not centred)", "unadjusted (not centred)"
+    assert said(fitted) == (f"GMM, twostep, weighting {robust}", None, "robust", "robust")
+    other = fitted.with_cov(weighting="unadjusted")
+    assert said(other) == (f"GMM, twostep, weighting {robust}", unadjusted, "robust", "unadjusted")
+    assert said(other.with_cov(weighting="robust")) == said(fitted)
+    one = GMMEstimator(greene_overidentified, travel_data(), steps="onestep").fit()
+    assert said(one) == ("GMM, onestep, weighting instruments", robust, "instruments", "robust")
+
+
 def test_results_cannot_be_changed(fitted):
     before = fitted.to_json()
     for array in (
