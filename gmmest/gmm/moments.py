@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -152,7 +152,7 @@ class Moments:
             return kept.square
 
         def folded() -> Any:
-            return fold(self.executor.map(lambda part: _square(self.model, theta, part), self.sample.parts))
+            return fold(self._map(lambda part: _square(self.model, theta, part), self.sample.parts))
 
         total: Array = self._pass("squares", (theta,), folded) / self.sample.n_obs
         return total
@@ -169,7 +169,7 @@ class Moments:
             return MomentSums(part.count, value, jacobian, squares)
 
         def folded() -> tuple[Array, Array | None, Array | None]:
-            total = fold(self.executor.map(sums, self.sample.parts))
+            total = fold(self._map(sums, self.sample.parts))
             return total.moments, total.jacobian, total.square
 
         n = self.sample.n_obs
@@ -192,11 +192,9 @@ class Moments:
 
         def first_fold() -> Array:
             if elsewhere:  # what is kept between the folds would have to travel: it is computed twice
-                values = self.executor.map(
-                    lambda block: self._prepared.value_and_vjp(theta, block)[0], blocks
-                )
+                values = self._map(lambda block: self._prepared.value_and_vjp(theta, block)[0], blocks)
             else:
-                parts[:] = self.executor.map(lambda block: self._prepared.value_and_vjp(theta, block), blocks)
+                parts[:] = self._map(lambda block: self._prepared.value_and_vjp(theta, block), blocks)
                 values = [part[0] for part in parts]
             total: Array = fold(values)
             return total
@@ -205,9 +203,9 @@ class Moments:
             if not elsewhere and not parts:  # the first one was read from a journal
                 first_fold()
             pulled = (
-                self.executor.map(lambda block: self._prepared.value_and_vjp(theta, block)[1](v), blocks)
+                self._map(lambda block: self._prepared.value_and_vjp(theta, block)[1](v), blocks)
                 if elsewhere
-                else self.executor.map(lambda part: part[1](v), parts)
+                else self._map(lambda part: part[1](v), parts)
             )
             total: Array = fold(pulled)
             return total
@@ -252,10 +250,10 @@ class Moments:
 
     def total_of_parts(self, function: Callable[[Part], Any]) -> Any:
         """Fold of a sum that needs frequencies or clusters beside the blocks."""
-        return self._pass("a sum", (), lambda: fold(self.executor.map(function, self.sample.parts)))
+        return self._pass("a sum", (), lambda: fold(self._map(function, self.sample.parts)))
 
     def _total(self, what: str, arguments: tuple[Array, ...], function: Callable[[Any], Any]) -> Any:
-        return self._pass(what, arguments, lambda: fold(self.executor.map(function, self.sample.blocks)))
+        return self._pass(what, arguments, lambda: fold(self._map(function, self.sample.blocks)))
 
     def _pass(
         self, what: str, arguments: tuple[Array, ...], compute: Callable[[], Any], counts: bool = True
@@ -268,6 +266,16 @@ class Moments:
         if self._passes is None:
             return compute()
         return self._passes.answer(f"{what} ({len(self.sample.moment_names)})", arguments, compute, counts)
+
+    def _map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Apply to all items, with this thread's handling of floating-point errors: every thread has its own."""
+        state = np.geterr()
+
+        def under(item: Any) -> Any:
+            with np.errstate(**state):
+                return function(item)
+
+        return self.executor.map(under, items)
 
     def _centred(self, mean: Array) -> Array:
         return mean if self.centre is None else mean - self.centre

@@ -6,7 +6,6 @@ derivatives at its answer (see :mod:`.certificate`).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -129,8 +128,8 @@ def minimise(problem: Problem, start: Array, method: str, maxiter: int | None = 
     limit = maxiter or own.get(method, 500)
     # moments that are not finite at the start are an error, later a step back
     count = problem.residuals(start).size
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # stopping criteria are judged by the certificate
+    # what overflows is stepped back from; filters of warnings would be those of all threads
+    with np.errstate(all="ignore"):
         return (
             _least_squares(problem, start, count, limit)
             if method == "lsq"
@@ -223,7 +222,14 @@ def _foreseen(problem: Problem, point: Array, most: int) -> tuple[Array, int, bo
 
 
 def _scalar(problem: Problem, start: Array, method: str, limit: int) -> Outcome:
-    from scipy.optimize import Bounds, minimize
+    from scipy.optimize import BFGS, Bounds, minimize
+
+    class Quiet(BFGS):  # type: ignore[misc]
+        """Passes over steps along which the gradient stays, as BFGS does, but without a warning."""
+
+        def update(self, delta_x: Array, delta_grad: Array) -> None:
+            if np.any(delta_grad != 0):
+                super().update(delta_x, delta_grad)
 
     def value_and_gradient(z: Array) -> tuple[float, Array]:
         try:
@@ -251,7 +257,10 @@ def _scalar(problem: Problem, start: Array, method: str, limit: int) -> Outcome:
     if method == "nelder-mead":
         found = minimize(value, start, method=name, options=options, bounds=bounds)
     else:
-        found = minimize(value_and_gradient, start, jac=True, method=name, options=options, bounds=bounds)
+        hess = Quiet() if method == "trust-constr" else None
+        found = minimize(
+            value_and_gradient, start, jac=True, hess=hess, method=name, options=options, bounds=bounds
+        )
     return Outcome(
         np.asarray(found.x, dtype=np.float64), float(found.fun), int(found.nit), str(found.message)
     )

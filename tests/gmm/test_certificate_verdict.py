@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from gmmest.data.table import Table
 from gmmest.errors import Complaint, EstimationError, IdentificationError
 from gmmest.gmm.certificate import STEP_LIMIT, Curvature, certify, curvature
 from gmmest.gmm.estimator import GMMEstimator
-from gmmest.gmm.optimize import Problem, minimise, polish
+from gmmest.gmm.optimize import OPTIMIZERS, Problem, minimise, polish
 from gmmest.models.moment_function import MomentFunction
 
 J = np.array([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
@@ -165,6 +167,33 @@ def test_optimisers_report_where_they_stopped(method):
     assert outcome.value == pytest.approx(_quadratic_problem(2.0).value(outcome.point), abs=1e-12)
     assert outcome.iterations > 0
     assert outcome.message
+
+
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_a_search_leaves_the_filters_of_warnings_alone(method):
+    """They are those of the process, and replications of a bootstrap search in several threads at once."""
+    plain, before = _quadratic_problem(2.0), list(warnings.filters)
+    kept = []
+
+    def looked(function):
+        def call(z):
+            kept.append(warnings.filters == before)
+            return function(z)
+
+        return call
+
+    functions = (plain.residuals, plain.residuals_and_jacobian, plain.value, plain.value_and_gradient)
+    minimise(Problem(*map(looked, functions)), np.array([1.0]), method)
+    assert len(kept) > 3
+    assert all(kept)
+
+
+def test_a_gradient_that_stays_draws_no_warning():
+    """trust-constr learns nothing from a linear criterion, and scipy would say so."""
+    line = Problem(
+        lambda z: z, lambda z: (z, np.eye(1)), lambda z: float(z[0]), lambda z: (float(z[0]), np.ones(1))
+    )
+    assert minimise(line, np.array([1.0]), "trust-constr", 5).point[0] < 1.0
 
 
 # --- whole fits ---------------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from gmmest.data.choice_data import ChoiceData
+from gmmest.data.table import Table
+from gmmest.execution.threads import Threads
 from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.estimator import GMMEstimator
-from gmmest.gmm.moments import Moments, MomentSums
+from gmmest.gmm.moments import Moments, MomentSums, NotFiniteError
 from gmmest.gmm.weighting import (
     first_weight,
     identity_weight,
@@ -382,3 +384,16 @@ def test_moments_of_ones_own_have_no_unadjusted_covariance():
     assert refused.value.codes == ("E102",)
     assert "MomentFunction" in str(refused.value)
     assert "weighting: robust" in str(refused.value)
+
+
+def test_floating_point_errors_are_handled_on_threads_as_where_they_were_asked_for():
+    """Every thread has a handling of its own; a search steps back from what overflows, without a warning."""
+    table = Table.from_arrays({"y": np.arange(4.0)})
+    model = MomentFunction(lambda theta, rows: (rows["y"] - np.exp(theta[0]))[:, None], names=["a"])
+    sample = model.sample(table)
+    halves = replace(sample, blocks=(table.rows(0, 2), table.rows(2, 4)), counts=(2, 2))
+    moments = Moments(model, halves, "forward", Threads(2))
+    with np.errstate(over="ignore"), pytest.raises(NotFiniteError):
+        moments.value(np.array([1e3]))
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        moments.value(np.array([1e3]))
