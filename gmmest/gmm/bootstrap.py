@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +21,14 @@ from gmmest.execution.journal import Journal, Record, surroundings
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import afterwards, opened
 from gmmest.gmm.draws import Bootstrap, BootstrapOptions, Failure, told
+from gmmest.gmm.fitted import Settings
 from gmmest.gmm.free import FreeFit
-from gmmest.gmm.inference import SE_NAMES
+from gmmest.gmm.inference import SE_NAMES, SeName
 from gmmest.gmm.parameters import Parameters
 from gmmest.gmm.resampling import Refit, Replication, WildScore, wild_score
 from gmmest.gmm.steps import Plan
 
-__all__ = ["Repeated", "bootstrap"]
+__all__ = ["bootstrap"]
 
 Array = NDArray[np.float64]
 
@@ -39,22 +38,12 @@ FEW_GROUPS = 12
 """Up to here 2^G signs are too few different draws for quantiles (Webb 2023)."""
 FIRST_BATCH, LARGEST_BATCH, BATCH_SECONDS = 8, 512, 0.5
 """Replications between two records of progress; they change no bit."""
-MAX_STEPS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """What of the estimator a replication repeats, by the names of ``GMMEstimator``."""
-
-    steps: Any
-    initial: str
-    se: Any
 
 
 def bootstrap(
     fit: FreeFit,
     parameters: Parameters | None,
-    repeat: Repeated,
+    settings: Settings,
     options: BootstrapOptions,
     executor: str | Executor | None = None,
     watch: Callable[[int, int], None] | None = None,
@@ -65,7 +54,8 @@ def bootstrap(
     ----------
     fit : FreeFit
     parameters : Parameters or None
-    repeat : Repeated
+    settings : Settings
+        Of the fit: steps, first weight and V, which every replication has too.
     options : BootstrapOptions
     executor : str or Executor, optional
         Over what replications are mapped, each in one piece; by default that of the fit, or threads if that
@@ -118,8 +108,8 @@ def bootstrap(
         single_blas_thread(),
         opened(afterwards(fit.context.executor) if executor is None else executor) as mapped,
     ):
-        one = _replication(fit, parameters, repeat, options, recentred, codes, way)
-        done, cut = _all_replications(one, options, _header(fit, repeat, options, way), mapped, watch)
+        one = _replication(fit, parameters, settings, options, recentred, codes, way)
+        done, cut = _all_replications(one, options, _header(fit, settings, options, way), mapped, watch)
     kept = [each for each in done if not each.failure]
     theta = fit.estimate.theta if fit.parameters is None else fit.parameters.theta(fit.estimate.theta)
     efficient = overidentified and fit.estimate.weight.efficient
@@ -179,7 +169,7 @@ def _clusters(fit: FreeFit, options: BootstrapOptions) -> tuple[NDArray[np.int64
 def _replication(
     fit: FreeFit,
     parameters: Parameters | None,
-    repeat: Repeated,
+    settings: Settings,
     options: BootstrapOptions,
     recentred: bool,
     codes: NDArray[np.int64] | None,
@@ -187,32 +177,33 @@ def _replication(
 ) -> Refit | WildScore:
     context, estimate = fit.context, fit.estimate
     held = parameters if fit.parameters is not None else None
-    _require_repeatable(repeat, fit)
+    se = _repeatable_se(settings, fit)
     if options.kind == "wild":
         return wild_score(context, estimate, held, codes, options.multipliers, options.seed)
     unbounded = np.full(estimate.theta.size, np.inf)
     plan = Plan(
-        repeat.steps,
+        settings.steps,
         context.weighting,
-        repeat.initial,
+        settings.initial,
         context.optimizer,
         context.maxiter,
-        MAX_STEPS,
-        1 if repeat.steps == "cue" else None,
+        settings.max_steps,
+        1 if settings.steps == "cue" else None,
         -unbounded if parameters is None else parameters.lower,
         unbounded if parameters is None else parameters.upper,
         near=True,
-        se=repeat.se,
+        se=se,
     )
     centre = estimate.moments if recentred else None
     return Refit(context, plan, estimate.theta, centre, held, codes, way, options.seed)
 
 
-def _require_repeatable(repeat: Repeated, fit: FreeFit) -> None:
-    """Refuse standard errors that no replication has: t statistics of the two would not be comparable."""
+def _repeatable_se(settings: Settings, fit: FreeFit) -> SeName:
+    """The name of V; one that no replication has is refused: t statistics of the two would not be comparable."""
     complaints = []
-    if repeat.se not in SE_NAMES:
-        what = f"a bootstrap of a fit with se {repeat.se!r}: replications have {some(SE_NAMES)}"
+    se = next((name for name in SE_NAMES if name == settings.se), None)
+    if se is None:
+        what = f"a bootstrap of a fit with se {settings.se!r}: replications have {some(SE_NAMES)}"
         complaints.append(Complaint("E102", what, next="res.with_cov('sandwich').bootstrap(...)"))
     made = fit.estimate.weight.s
     if made is not None and made.options != fit.context.weighting:
@@ -221,8 +212,9 @@ def _require_repeatable(repeat: Repeated, fit: FreeFit) -> None:
             f" {fit.context.weighting.text}: a replication makes both from one"
         )
         complaints.append(Complaint("E102", what, next="fit with that weighting"))
-    if complaints:
+    if se is None or complaints:
         raise ConfigError(complaints)
+    return se
 
 
 def _all_replications(
@@ -296,7 +288,7 @@ def _require_few_failures(done: Sequence[Replication], total: int) -> None:
         raise EstimationError(Complaint("E440", what, next="kind: wild, which estimates nothing again"))
 
 
-def _header(fit: FreeFit, repeat: Repeated, options: BootstrapOptions, way: str) -> dict[str, str]:
+def _header(fit: FreeFit, settings: Settings, options: BootstrapOptions, way: str) -> dict[str, str]:
     """What a replication depends on, beside its number: by words where they are short."""
     context, estimate = fit.context, fit.estimate
     arrays = (estimate.theta, estimate.moments, estimate.jacobian, estimate.s.matrix, estimate.weight.root)
@@ -311,7 +303,9 @@ def _header(fit: FreeFit, repeat: Repeated, options: BootstrapOptions, way: str)
         "data": context.sample.fingerprint,
         "estimate": digest,
         "names": json.dumps(context.sample.names),
-        "estimator": json.dumps([repeat.steps, repeat.initial, repeat.se, str(context.weighting)]),
+        "estimator": json.dumps(
+            [settings.steps, settings.max_steps, settings.initial, settings.se, str(context.weighting)]
+        ),
         "engine": f"{as_backend(context.grad)}, {context.optimizer}, {context.maxiter}",
         **surroundings(),
     }

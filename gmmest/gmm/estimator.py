@@ -28,19 +28,18 @@ from gmmest.execution.threads import as_executor, opened
 from gmmest.gmm.corrected import COVARIANCES, CovarianceName
 from gmmest.gmm.covariance_options import CovarianceOptions, Estimator
 from gmmest.gmm.cue import second_moments
-from gmmest.gmm.fitted import Context, Estimate, Settings, Work
+from gmmest.gmm.fitted import MAX_STEPS, STEPS, Context, Estimate, Settings, StepsName, Work
 from gmmest.gmm.kernels import Bandwidth, Kernel
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.optimize import OPTIMIZERS
 from gmmest.gmm.parameters import Bounds, Parameters, restricted, sampled
 from gmmest.gmm.results import GMMResults
-from gmmest.gmm.steps import CURVATURE_STEP, STEPS, Fitted, Plan, StepsName, fit_steps
+from gmmest.gmm.steps import CURVATURE_STEP, Fitted, Plan, fit_steps
 from gmmest.models.sample import MomentModel, Sample
 
 __all__ = ["CURVATURE_STEP", "GMMEstimator", "Start", "starting_point"]
 
 Array = NDArray[np.float64]
-MAX_STEPS = 100
 Start = Mapping[str, float] | Sequence[float] | NDArray[np.float64] | None
 
 
@@ -345,6 +344,7 @@ class GMMEstimator:
             "sandwich",
             grad,
             self.optimizer,
+            self.max_steps,
         )
 
 

@@ -7,6 +7,7 @@ estimator.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,14 @@ from gmmest.gmm.moments import Moments
 from gmmest.gmm.weighting import MomentCovariance, Weight, moment_covariance
 from gmmest.models.sample import MomentModel, Sample
 
-__all__ = ["Context", "Estimate", "Settings", "Work", "present"]
+__all__ = ["MAX_STEPS", "STEPS", "Context", "Estimate", "Settings", "StepsName", "Work", "present"]
 
 Array = NDArray[np.float64]
+StepsName = Literal["twostep", "onestep", "iterated", "cue"]
+STEPS: tuple[StepsName, ...] = get_args(StepsName)
+
+MAX_STEPS = 100
+"""Steps at most of an iterated fit, where nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +52,12 @@ class Settings:
     """How the estimate was made; ``grad`` is the engine that made the derivatives."""
 
     model: str
-    steps: str
+    steps: StepsName
     initial: str
     se: str
     grad: str
     optimizer: str
+    max_steps: int = MAX_STEPS
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from gmmest.derivatives.backends import Backend
 from gmmest.errors import Complaint, ConfigError, EstimationError, printable
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.gmm.audit import Audit, audit
-from gmmest.gmm.bootstrap import Repeated, bootstrap
+from gmmest.gmm.bootstrap import bootstrap
 from gmmest.gmm.certificate import Certificate
 from gmmest.gmm.coefficients import Coefficients
 from gmmest.gmm.corrected import COVARIANCE_TEXT, COVARIANCES, CovarianceName, with_covariance
@@ -356,8 +356,7 @@ class GMMResults:
         if not self.verified:
             what = f"a bootstrap would repeat an estimate that is not one: {self.verdict()}"
             raise EstimationError(Complaint("E440", what, next="a fit that is verified"))
-        repeat = Repeated(self.settings.steps, self.settings.initial, self.settings.se)
-        return bootstrap(self._of_free(), self.parameters, repeat, options, executor, watch)
+        return bootstrap(self._of_free(), self.parameters, self.settings, options, executor, watch)
 
     def explain_difference(self, program: str) -> Explanation:
         """What ``"stata"``, ``"r"``, ``"pyblp"``, ``"statsmodels"`` or ``"linearmodels"`` would print, and why.
@@ -508,7 +507,7 @@ class GMMResults:
         return "; ".join([self.certificate.verdict(self.n_params), *told])
 
     def _estimator_text(self) -> str:
-        steps = self.settings.steps
+        steps: str = self.settings.steps
         if steps == "iterated":
             steps += f" ({self.work.steps} steps)"
         starts = f", {self.work.starts} starts" if self.work.starts > 1 else ""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from gmmest.gmm.certificate import (
 )
 from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.cue import ContinuousCriterion
-from gmmest.gmm.fitted import Estimate
+from gmmest.gmm.fitted import STEPS, Estimate, StepsName
 from gmmest.gmm.inference import SeName, covariance
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.objective import Criterion, power_of_two_scale
@@ -37,8 +36,6 @@ __all__ = ["STEPS", "Fitted", "Plan", "StepsName", "fit_steps"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-StepsName = Literal["twostep", "onestep", "iterated", "cue"]
-STEPS: tuple[StepsName, ...] = ("twostep", "onestep", "iterated", "cue")
 MakeCriterion = Callable[[Array], Criterion | ContinuousCriterion]
 
 CURVATURE_STEP = 0.05

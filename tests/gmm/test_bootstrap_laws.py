@@ -116,6 +116,14 @@ def test_a_replication_of_choice_sets_is_the_fit_of_sets_physically_repeated(ste
             np.testing.assert_allclose(found.j_draws[index], again.j_test().stat, rtol=1e-6)
 
 
+def test_a_replication_takes_no_more_steps_than_the_fit_may() -> None:
+    taken = fitted(steps="iterated").work.steps
+    assert fitted(steps="iterated", max_steps=2 * taken).bootstrap(8, seed=1).failures == ()
+    with pytest.raises(gm.EstimationError, match=f"{taken} steps, and the last one still moved") as caught:
+        fitted(steps="iterated", max_steps=taken).bootstrap(8, seed=1)
+    assert caught.value.codes == ("E440",)
+
+
 def test_an_entry_with_frequency_stands_for_so_many_observations() -> None:
     data = table(FRAME.assign(y=FRAME["y"].round(1)), frequency="f")
     sample = JUST.sample(data)
@@ -284,6 +292,7 @@ def test_the_file_of_another_bootstrap_is_refused(tmp_path: Path) -> None:
         (result, {"seed": 2}),
         (result, {"seed": 1, "recentre": False}),
         (fitted(steps="onestep"), {"seed": 1}),
+        (replace(result, settings=replace(result.settings, max_steps=50)), {"seed": 1}),
         (other_data, {"seed": 1}),
         (fitted(se="efficient"), {"seed": 1}),
     ]
