@@ -156,7 +156,7 @@ class Bootstrap:
     seconds: float
 
     def __post_init__(self) -> None:
-        freeze(self, "theta", "errors", "draws", "draw_errors")
+        freeze(self, "theta", "errors", "draws", "draw_errors", "j_draws")
 
     # --- numbers ------------------------------------------------------------------------------------
 

@@ -97,6 +97,11 @@ class Outcome:
     iterations: int
     message: str
 
+    def __post_init__(self) -> None:
+        point = self.point.view()
+        point.flags.writeable = False
+        object.__setattr__(self, "point", point)
+
 
 def minimise(problem: Problem, start: Array, method: str, maxiter: int | None = None) -> Outcome:
     """Run one of the optimisers.

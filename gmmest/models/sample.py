@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.immutable import freeze
 from gmmest.data.observations import UNWEIGHTED, Observations
 
 __all__ = ["MomentModel", "MomentSums", "Part", "Restriction", "Sample", "Total", "Within", "rows_per_block"]
@@ -58,6 +59,9 @@ class MomentSums:
     moments: Array
     jacobian: Array | None = None
     square: Array | None = None
+
+    def __post_init__(self) -> None:
+        freeze(self, "moments", "jacobian", "square")
 
     def __add__(self, other: MomentSums) -> MomentSums:
         return MomentSums(

@@ -19,6 +19,8 @@ from gmmest.data.choice_data import ChoiceData
 from gmmest.errors import ConfigError, EstimationError
 from gmmest.gmm.certificate import certify
 from gmmest.gmm.estimator import GMMEstimator
+from gmmest.gmm.fitted import Context
+from gmmest.gmm.optimize import Outcome
 from gmmest.models.logit import Logit
 
 EXACT = 1e-14  # the same arithmetic, written once more
@@ -115,6 +117,44 @@ def test_results_cannot_be_changed(fitted):
     fitted.as_dict()["manifest"]["versions"]["python"] = "0"
     fitted.as_dict()["params"]["gc"] = 99.0
     assert fitted.to_json() == before
+
+
+def _arrays(record):
+    """Arrays of a record and of the records in it; data are not of its making."""
+    if isinstance(record, np.ndarray):
+        yield record
+    elif isinstance(record, tuple):
+        for each in record:
+            yield from _arrays(each)
+    elif dataclasses.is_dataclass(record) and not isinstance(record, Context):
+        for each in dataclasses.fields(record):
+            yield from _arrays(getattr(record, each.name))
+
+
+def test_arrays_of_a_record_refuse_writes(fitted):
+    records = (
+        fitted,
+        fitted.bootstrap(4),
+        fitted.profile("gc", (-0.5, 0.5)),
+        fitted.nlcom(lambda b: b[:2] / b[3]),
+        fitted.confidence_ellipse("gc", "ttme"),
+        fitted.lm_test("gc = ttme"),
+        fitted.explain_difference("stata"),
+        Outcome(np.zeros(2), 0.0, 1, ""),
+    )
+    for record in records:
+        arrays = list(_arrays(record))
+        assert arrays
+        assert not any(array.flags.writeable for array in arrays), record
+
+
+def test_sums_that_are_kept_cannot_be_spoilt(fitted):
+    """What is handed out is what the next call answers with."""
+    moments = fitted.context.moments()
+    value, jacobian = moments.value_and_jacobian(fitted.theta, square=True)
+    for array in (value, jacobian, moments.value(fitted.theta), moments.square(fitted.theta)):
+        with pytest.raises(ValueError, match="read-only"):
+            array += 1.0
 
 
 def test_the_users_start_is_not_written_to(travel_data, greene):
