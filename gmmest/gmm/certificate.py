@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gmmest.errors import EstimationError, printable
 from gmmest.gmm.optimize import least_norm
+from gmmest.gmm.units import column_norms
 
 __all__ = ["Certificate", "certify", "curvature", "lowest", "whitened_directions", "wrong_multipliers"]
 
@@ -106,8 +107,7 @@ def certify(
     -------
     Certificate
     """
-    norms = np.sqrt(np.sum(np.square(jacobian), axis=0))
-    unit = jacobian / np.where(norms > 0, norms, 1.0)
+    unit = jacobian / column_norms(jacobian)
     singular = np.linalg.svd(unit, compute_uv=False) if np.all(np.isfinite(unit)) else np.zeros(1)
     rank = int(np.sum(singular > singular[0] / CONDITION_LIMIT)) if singular[0] > 0 else 0
     condition = float(singular[0] / singular[-1]) if rank == point.size else float("inf")
@@ -152,7 +152,7 @@ def rounding_floor(point: Array, jacobian: Array) -> Array:
     least 64 units in the last place are let pass, at most :data:`ROUNDING_LIMIT` of a parameter.
     """
     errors = np.finfo(np.float64).eps * (np.abs(jacobian) @ np.abs(point))
-    scale = np.sqrt(np.sum(np.square(jacobian), axis=0))
+    scale = column_norms(jacobian)
     steps = np.linalg.pinv(jacobian / scale, rcond=1e-14) / scale[:, None] * errors
     carried = np.minimum(np.sqrt(np.sum(np.square(steps), axis=1)), ROUNDING_LIMIT * np.abs(point))
     floor: Array = np.maximum(ROUNDING_ULP * np.spacing(np.abs(point)), carried)
@@ -207,9 +207,9 @@ def whitened_directions(jacobian: Array) -> Array:
     Their length is one standard error of what they move, parameters together, if the residuals are
     whitened; ``R^-1 R^-T = (J'J)^-1``.  Columns are brought to unit norm first; nan where J is deficient.
     """
-    scale = np.sqrt(np.sum(np.square(jacobian), axis=0))
+    scale = column_norms(jacobian)
     shape = (jacobian.shape[1],) * 2
-    if not np.all(scale > 0) or not np.all(np.isfinite(jacobian)) or len(jacobian) < shape[0]:
+    if not np.all(np.isfinite(jacobian)) or len(jacobian) < shape[0]:
         return np.full(shape, np.nan)
     triangle: Array = np.linalg.qr(jacobian / scale, mode="r")  # type: ignore[assignment]
     try:
@@ -282,8 +282,7 @@ def wrong_multipliers(
     >>> wrong_multipliers(np.array([-1.0]), np.array([[2.0]]), ~free, free, ("a",))
     ("the criterion falls from the bound of 'a' inwards",)
     """
-    norms = np.sqrt(np.sum(np.square(jacobian), axis=0))
-    multiplier = (jacobian.T @ residuals) / np.where(norms > 0, norms, 1.0)
+    multiplier = (jacobian.T @ residuals) / column_norms(jacobian)
     wrong = (at_lower & ~(multiplier >= -STEP_LIMIT)) | (at_upper & ~(multiplier <= STEP_LIMIT))
     return tuple(
         f"the criterion falls from the bound of {printable(name)!r} inwards"

@@ -21,6 +21,7 @@ from gmmest.execution.serial import fold, single_blas_thread
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import position
 from gmmest.gmm.specification import restricted_minimum
+from gmmest.gmm.units import column_norms
 from gmmest.models.regression import LinearIV
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def diagnose(context: Context, estimate: Estimate) -> Diagnostics:
     spread = np.sqrt(np.diag(estimate.s.matrix))
     moment_condition = float(np.linalg.cond(estimate.s.matrix / np.outer(spread, spread)))
     white = inverse_weight(estimate.s, context.sample.moment_names).whiten(estimate.jacobian)
-    length = np.sqrt(np.sum(np.square(white), axis=0))
+    length = column_norms(white)
     singular = np.linalg.svd(white / length, compute_uv=False)
     found = weakest(joint_covariance(context, estimate.theta))
     share = np.abs(found.direction) * length
@@ -494,11 +495,7 @@ def profile(context: Context, estimate: Estimate, name: str, steps: Sequence[flo
     unit[0, k] = 1.0
     white = np.sqrt(context.sample.n_obs) * estimate.weight.whiten(estimate.jacobian)
     others = np.delete(white, k, axis=1)
-    basis = (
-        np.linalg.qr(others / np.linalg.norm(others, axis=0))[0]
-        if others.shape[1]
-        else np.zeros((len(white), 0))
-    )
+    basis = np.linalg.qr(others / column_norms(others))[0]
     own = white[:, k] - basis @ (basis.T @ white[:, k])
     with single_blas_thread():
         moments = context.moments()

@@ -19,6 +19,7 @@ from gmmest.derivatives.operators import value_and_jacobian
 from gmmest.errors import Complaint, ConfigError, EstimationError, printable, some
 from gmmest.gmm.coefficients import Coefficients
 from gmmest.gmm.inference import require_level, wald_quantile
+from gmmest.gmm.units import pseudo_inverse
 from gmmest.gmm.weighting import Weight
 
 if TYPE_CHECKING:
@@ -338,7 +339,7 @@ def sensitivity(jacobian: Array, weight: Weight) -> Array:
 
     Notes
     -----
-    With ``A = L'G = QR``, ``Lambda = -R^-1 Q'L'``; nothing is inverted or squared.  Laws:
+    With ``A = L'G``, ``Lambda = -A^+ L'`` by :func:`.units.pseudo_inverse`.  Laws:
     ``Lambda G = -I``, and ``Lambda S Lambda'/N`` is the sandwich V.  Cost: O(M^2 P).
 
     References
@@ -353,18 +354,11 @@ def sensitivity(jacobian: Array, weight: Weight) -> Array:
     """
     from scipy.linalg import solve_triangular
 
-    white = weight.whiten(jacobian)
-    scale = np.sqrt(np.sum(np.square(white), axis=0))
-    if not np.all(scale > 0) or not np.all(np.isfinite(scale)):
-        raise EstimationError(
-            Complaint("E431", "the Jacobian of the moments has a column that is zero or not finite")
-        )
-    q, r = np.linalg.qr(white / scale)
-    if np.abs(np.diag(r)).min() < 1e-14:
+    half = pseudo_inverse(weight.whiten(jacobian))
+    if np.any(np.isnan(half)):
         raise EstimationError(Complaint("E431", "the Jacobian of the moments does not have full rank"))
-    back = solve_triangular(weight.root, q, lower=True, trans="T", check_finite=False)  # L Q
-    moved: Array = 0.0 - solve_triangular(r, back.T, check_finite=False) / scale[:, None]
-    return moved
+    back = solve_triangular(weight.root, half.T, lower=True, trans="T", check_finite=False)  # L A^+'
+    return 0.0 - np.transpose(back)
 
 
 def position(name: str, names: tuple[str, ...]) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.errors import Complaint, ConfigError
+from gmmest.gmm.units import pseudo_inverse
 from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight
 
 __all__ = [
@@ -63,22 +64,12 @@ def covariance(
     Econometrica 50, theorem 3.1.
     """
     used = inverse_weight(s, moment_names) if kind == "efficient" else weight
-    white = used.whiten(jacobian)
-    scale = np.sqrt(np.sum(np.square(white), axis=0))
-    if not np.all(scale > 0) or not np.all(np.isfinite(white)):
-        return np.full((jacobian.shape[1],) * 2, np.nan)  # the certificate says why
-    q, r = np.linalg.qr(white / scale)
-    try:
-        bread = np.linalg.solve(r, np.eye(r.shape[0]))
-    except np.linalg.LinAlgError:
-        return np.full((jacobian.shape[1],) * 2, np.nan)
+    half = pseudo_inverse(used.whiten(jacobian))  # nan where it is deficient: the certificate says why
     if kind == "sandwich":
         meat = weight.whiten(weight.whiten(s.matrix).T)  # L'SL
-        half = bread @ q.T
-        v = half @ meat @ half.T
+        v = half @ meat @ half.T / s.n_obs
     else:
-        v = bread @ bread.T
-    v = v / np.outer(scale, scale) / s.n_obs
+        v = half @ half.T / s.n_obs
     result: Array = 0.5 * (v + v.T)
     return result
 

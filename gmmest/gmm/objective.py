@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.gmm.moments import Moments
+from gmmest.gmm.units import column_norms
 from gmmest.gmm.weighting import Weight
 
 __all__ = ["Criterion", "power_of_two_scale"]
@@ -81,7 +82,6 @@ def power_of_two_scale(jacobian: Array) -> Array:
     >>> power_of_two_scale(np.array([[3.0, 0.001]]))
     array([5.000e-01, 1.024e+03])
     """
-    norms = np.sqrt(np.sum(np.square(jacobian), axis=0))
-    usable = np.where((norms > 0) & np.isfinite(norms), norms, 1.0)
-    scale: Array = np.exp2(-np.floor(np.log2(usable)))
+    norms = column_norms(jacobian)
+    scale: Array = np.exp2(-np.floor(np.log2(np.where(np.isfinite(norms), norms, 1.0))))
     return scale

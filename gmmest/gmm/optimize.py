@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.errors import Complaint, ConfigError, EstimationError
+from gmmest.gmm.units import column_norms
 
 __all__ = ["OPTIMIZERS", "Outcome", "Problem", "minimise", "polish", "scattered"]
 
@@ -361,8 +362,7 @@ def bounded_step(jacobian: Array, residuals: Array, low: Array, high: Array) -> 
         return step
     from scipy.optimize import lsq_linear
 
-    scale = np.sqrt(np.sum(np.square(jacobian), axis=0))
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = column_norms(jacobian)
     movable = low < high
     if not np.any(movable) or not np.all(np.isfinite(jacobian)):
         return np.zeros_like(low)
@@ -385,8 +385,7 @@ def bounded_step(jacobian: Array, residuals: Array, low: Array, high: Array) -> 
 
 def least_norm(jacobian: Array, residuals: Array) -> Array:
     """``argmin |J step - r|`` with columns at unit norm; the shortest such step where J is deficient."""
-    scale = np.sqrt(np.sum(np.square(jacobian), axis=0))
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = column_norms(jacobian)
     step: Array = np.linalg.lstsq(jacobian / scale, residuals, rcond=1e-14)[0] / scale
     return step
 

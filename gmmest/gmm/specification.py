@@ -21,6 +21,7 @@ from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.inference import chi2_sf
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.optimize import Problem, minimise, polish
+from gmmest.gmm.units import column_norms
 from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight
 
 __all__ = [
@@ -128,7 +129,7 @@ def lm_test(
     with single_blas_thread():
         moments = context.moments()
         found = restricted_minimum(context, moments, estimate, weight, restriction, value)
-    q = np.linalg.qr(found.jacobian / _norms(found.jacobian))[0]
+    q = np.linalg.qr(found.jacobian / column_norms(found.jacobian))[0]
     score = q.T @ found.residuals
     stat = float(score @ score)
     return SpecificationTest(stat, len(value), chi2_sf(stat, len(value)), hypothesis, found.theta)
@@ -392,8 +393,3 @@ def _difference(larger: float, smaller: float, where: str) -> float:
             )
         )
     return max(stat, 0.0)
-
-
-def _norms(jacobian: Array) -> Array:
-    norms: Array = np.sqrt(np.sum(np.square(jacobian), axis=0))
-    return np.where(norms > 0, norms, 1.0)

@@ -23,6 +23,7 @@ from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import position
 from gmmest.gmm.inference import chi2_sf, require_level
 from gmmest.gmm.moments import Moments
+from gmmest.gmm.units import column_norms
 from gmmest.gmm.weighting import MomentCovariance, inverse_weight
 
 __all__ = ["ConfidenceSet", "KTest", "STest", "confidence_set", "k_test", "level_set", "s_test"]
@@ -225,8 +226,7 @@ def k_test(context: Context, values: Mapping[str, float] | Sequence[float] | Arr
     g = weight.whiten(joint.g)
     removed = np.einsum("mpn,n->mp", joint.Gg, weight.apply(joint.g))
     d = weight.whiten(joint.G - removed)
-    length = np.sqrt(np.sum(np.square(d), axis=0))
-    q = np.linalg.qr(d / np.where(length > 0, length, 1.0))[0]
+    q = np.linalg.qr(d / column_norms(d))[0]
     stat = joint.n_obs * float(np.sum(np.square(q.T @ g)))
     s_stat = joint.n_obs * float(g @ g)
     return KTest(stat, theta.size, chi2_sf(stat, theta.size), s_stat, max(s_stat - stat, 0.0), theta)
