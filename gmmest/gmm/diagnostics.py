@@ -20,8 +20,10 @@ from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, 
 from gmmest.execution.serial import fold, single_blas_thread
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import position
+from gmmest.gmm.inference import chi2_sf
 from gmmest.gmm.specification import restricted_minimum
-from gmmest.gmm.units import column_norms
+from gmmest.gmm.units import column_norms, pseudo_inverse
+from gmmest.gmm.weighting import inverse_weight
 from gmmest.models.regression import LinearIV
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ NAMED = 0.3
 """Parameters that make at least this part of the largest entry of a direction, in units of what they move,
 are named."""
 
-
+STARTS = 4
+"""Directions from which the weakest is searched; from those along which G is long it is rarely found."""
 LITTLE = (400, 20_000_000)
 """Entries of G, and derivatives of contributions, up to which a summary looks for weak identification: a fraction
 of a second."""
@@ -178,8 +181,8 @@ def weakest(joint: JointCovariance) -> Weakest:
     -----
     Laws: units of parameters and linear combinations of moments change nothing.  A direction along which
     derivatives do not vary between observations is known without error and counts as infinitely strong.
-    Method: BFGS with the exact gradient ``2N (G'u - K b)``, ``u = C_b^-1 G b``, ``K_pq = u'C_pq u``, from each
-    singular direction of the scaled G.
+    Method: BFGS with the exact gradient ``2N (G'u - K b)``, ``u = C_b^-1 G b``, ``K_pq = u'C_pq u``, from the
+    singular directions along which the scaled G is shortest, :data:`STARTS` at most.
 
     References
     ----------
@@ -212,7 +215,9 @@ def weakest(joint: JointCovariance) -> Weakest:
         return float(h @ u), (slope - d * (d @ slope)) / b_norm
 
     starts = np.linalg.svd(G)[2]
-    found = [minimize(value, b, jac=True, method="BFGS", options={"gtol": 1e-10}) for b in starts[::-1][:4]]
+    found = [
+        minimize(value, b, jac=True, method="BFGS", options={"gtol": 1e-10}) for b in starts[::-1][:STARTS]
+    ]
     best = min(found, key=lambda f: float(f.fun))
     direction = best.x / best.x[int(np.argmax(np.abs(best.x)))]
     return Weakest(joint.n_obs * float(best.fun), m - p + 1, direction / unit)
@@ -268,9 +273,6 @@ def diagnose(context: Context, estimate: Estimate) -> Diagnostics:
     ----------
     Staiger, D. and J. H. Stock (1997), Econometrica 65, 557-586; Cragg and Donald (1997).
     """
-    from gmmest.gmm.inference import chi2_sf
-    from gmmest.gmm.weighting import inverse_weight
-
     names = context.sample.names
     spread = np.sqrt(np.diag(estimate.s.matrix))
     moment_condition = float(np.linalg.cond(estimate.s.matrix / np.outer(spread, spread)))
@@ -299,12 +301,12 @@ def diagnose(context: Context, estimate: Estimate) -> Diagnostics:
     )
 
 
-def weakness(context: Context | None, estimate: Estimate) -> tuple[str, ...]:
+def weakness(context: Context, estimate: Estimate) -> tuple[str, ...]:
     """The notes of :func:`diagnose` where they cost little, for a summary; none where they cannot be had.
 
     Parameters
     ----------
-    context : Context or None
+    context : Context
     estimate : Estimate
 
     Returns
@@ -313,7 +315,7 @@ def weakness(context: Context | None, estimate: Estimate) -> tuple[str, ...]:
         At most ``W213``.  Larger problems than :data:`LITTLE` are left to those who ask for diagnostics.
     """
     size = estimate.jacobian.size
-    if context is None or size > LITTLE[0] or size * context.sample.n_obs > LITTLE[1]:
+    if size > LITTLE[0] or size * context.sample.n_obs > LITTLE[1]:
         return ()
     try:
         return diagnose(context, estimate).notes
@@ -407,11 +409,9 @@ def first_stage_statistics(
     signal = fitted.T @ fitted / np.outer(scale, scale) / q
     root = np.linalg.cholesky(noise)
     half = np.linalg.solve(root, np.linalg.solve(root, signal).T)
-    shea = (
-        np.diag(np.linalg.inv(x.T @ x)) / np.diag(np.linalg.inv(fitted.T @ fitted))
-        if q >= len(pi.T)
-        else np.nan
-    )
+    # the diagonal of (x'x)^-1, by rows of x^+
+    known, told = (np.sum(np.square(pseudo_inverse(a)), axis=1) for a in (x, fitted))
+    shea = known / told if q >= len(pi.T) else np.nan
     return {
         "rsquared": 1.0 - left / total,
         "partial_rsquared": explained / (explained + left),
