@@ -27,13 +27,13 @@ from gmmest.gmm.cue import second_moments
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.inference import SE_NAMES, covariance
 from gmmest.gmm.moments import Moments, moment_sum
+from gmmest.gmm.units import solve_at_unit_diagonal
 from gmmest.gmm.weighting import (
     MomentCovariance,
     Weight,
     all_contributions,
     contribution_covariance,
-    first_weight,
-    identity_weight,
+    initial_weight,
     moment_covariance,
 )
 
@@ -55,7 +55,7 @@ COVARIANCE_TEXT: dict[str, str] = {
 }
 """In words, for summaries."""
 
-FIXED_POINT = 1e-6
+AT_ITS_WEIGHT = 1e-6
 """Standard errors between an iterated estimate and the one that made its weight, to count as one point."""
 
 
@@ -170,8 +170,7 @@ def _classical(moments: Moments, estimate: Estimate) -> Array:
         _refuse("classical", "with sampling weights the likelihood is not that of the data")
     t = np.eye(estimate.theta.size) if sample.recombined is None else sample.recombined
     hessian = _symmetric(estimate.jacobian @ t)
-    scale = np.sqrt(np.diag(hessian))
-    inverse = np.linalg.solve(hessian / np.outer(scale, scale), np.eye(len(scale))) / np.outer(scale, scale)
+    inverse = solve_at_unit_diagonal(hessian, np.eye(len(hessian)))
     return _symmetric(t @ inverse @ t.T / sample.n_obs)
 
 
@@ -185,12 +184,12 @@ def _windmeijer(moments: Moments, estimate: Estimate, steps: str, initial: str, 
     n = moments.sample.n_obs
     A, lam = estimate.weight.apply(estimate.jacobian), estimate.weight.apply(estimate.moments)
     H = estimate.jacobian.T @ A
-    v_2 = _solve(H, np.eye(len(H))) / n
-    D = _solve(H, _sensitivity(moments, made, A, lam, backend))
+    v_2 = solve_at_unit_diagonal(H, np.eye(len(H))) / n
+    D = solve_at_unit_diagonal(H, _sensitivity(moments, made, A, lam, backend))
     if steps == "iterated":
         still = np.eye(len(H)) - D
         return _symmetric(np.linalg.solve(still, np.linalg.solve(still, v_2).T))
-    weight = _first_weight(moments, initial)
+    weight = initial_weight(moments, initial)
     _, jacobian = moments.value_and_jacobian(_at(made))
     v_1 = covariance(jacobian, weight, made, "sandwich", moments.sample.moment_names)
     return _symmetric(v_2 + D @ v_2 + v_2 @ D.T + D @ v_1 @ D.T)
@@ -213,7 +212,7 @@ def _misspecification(
     else:
         made = _weight_s("misspecification", estimate, steps)
         _require_sums(made, options, moments)
-        first = None if steps == "iterated" else _first_weight(moments, initial)
+        first = None if steps == "iterated" else initial_weight(moments, initial)
         psi = _influence(moments, estimate.theta, estimate.weight, backend, first)
     if estimate.s.bandwidth is not None:
         options = replace(options, bandwidth=estimate.s.bandwidth)  # of the moments, as for a sandwich
@@ -243,7 +242,7 @@ def _influence(
             K = K - B
         else:
             scores = scores - _influence(moments, _at(weight.s), first, backend) @ B.T
-    psi: Array = -_solve(K, scores.T).T
+    psi: Array = -solve_at_unit_diagonal(K, scores.T).T
     return psi
 
 
@@ -257,7 +256,7 @@ def _weight_s(kind: str, estimate: Estimate, steps: str) -> MomentCovariance:
     if steps == "iterated":
         errors = np.sqrt(np.diag(estimate.v))
         moved = np.abs(made.theta - estimate.theta)
-        if not np.all(moved <= FIXED_POINT * errors):
+        if not np.all(moved <= AT_ITS_WEIGHT * errors):
             _refuse(
                 kind,
                 "the iterated steps have not ended: theta does not make its own weight",
@@ -270,10 +269,6 @@ def _at(s: MomentCovariance) -> Array:
     if s.theta is None:
         raise AssertionError("an S that made a weight knows its theta")
     return s.theta
-
-
-def _first_weight(moments: Moments, initial: str) -> Weight:
-    return first_weight(moments) if initial == "instruments" else identity_weight(moments.sample)
 
 
 def _require_sums(made: MomentCovariance, options: CovarianceOptions, moments: Moments) -> None:
@@ -376,16 +371,6 @@ def _instrument_products(moments: Moments, A: Array, lam: Array) -> Array:
         )
     products: Array = np.concatenate(moments.total(lambda block: [own(block, A, lam)]))
     return products
-
-
-def _solve(matrix: Array, right: Array) -> Array:
-    """``matrix^-1 right`` at unit diagonal; nan where it is singular."""
-    scale = np.sqrt(np.abs(np.diag(matrix)))
-    try:
-        solved: Array = np.linalg.solve(matrix / np.outer(scale, scale), right / scale[:, None])
-    except np.linalg.LinAlgError:
-        return np.full_like(right, np.nan)
-    return solved / scale[:, None]
 
 
 def _symmetric(matrix: Array) -> Array:

@@ -30,7 +30,8 @@ from gmmest.gmm.inference import SeName, covariance
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.objective import Criterion, power_of_two_scale
 from gmmest.gmm.optimize import Outcome, Problem, minimise, polish, scattered
-from gmmest.gmm.weighting import Weight, first_weight, identity_weight, inverse_weight, moment_covariance
+from gmmest.gmm.units import solve_at_unit_diagonal
+from gmmest.gmm.weighting import Weight, initial_weight, inverse_weight, moment_covariance
 
 __all__ = ["STEPS", "Fitted", "Plan", "StepsName", "fit_steps"]
 
@@ -40,11 +41,11 @@ MakeCriterion = Callable[[Array], Criterion | ContinuousCriterion]
 
 CURVATURE_STEP = 0.05
 """Steps, in standard errors, of the differences that give the criterion's curvature."""
-FIXED_POINT = 1e-10
+LAST_MOVE = 1e-10
 """Standard errors by which the last of iterated steps may still move the estimate: ten digits of what can be
 known, far below the 1e-4 of a certificate and above the rounding of a step."""
 STEP_RATIO = 16.0
-DIFFERENCE_LIMIT = 1e-3
+STEPS_DISAGREE = 1e-3
 """How far derivatives by differences may move, relative to the column, when steps are 16 times shorter:
 a thousandth shows in the fourth digit of a standard error, the last one printed."""
 CUE_STARTS = 5
@@ -134,7 +135,7 @@ def fit_steps(
     ``iterated`` ends where a step moves no parameter by more than 1e-10 standard errors (rounding let
     pass): theta then minimises Q with the W that it makes itself (Hansen, Heaton and Yaron 1996).
     """
-    weight = first_weight(moments) if plan.initial == "instruments" else identity_weight(moments.sample)
+    weight = initial_weight(moments, plan.initial)
     if plan.steps == "cue" and plan.starts is None:
         others: list[Array] = []
     else:
@@ -193,13 +194,13 @@ def _with_first(second: Fitted, first: Fitted, moments: Moments) -> Fitted:
 
 def _iterated(plan: Plan, moments: Moments, before: Fitted, after: Fitted, others: Sequence[Array]) -> Fitted:
     """Steps until theta stays where it is; what the steps on the way were worth does not matter then."""
-    while (moved := _movement(before, after)) > FIXED_POINT and after.taken < plan.max_steps:
+    while (moved := _movement(before, after)) > LAST_MOVE and after.taken < plan.max_steps:
         before, after = after, _next(plan, moments, after, others)
-    if moved <= FIXED_POINT:
+    if moved <= LAST_MOVE:
         return after
     reason = (
         f"{after.taken} steps, and the last one still moved the estimate by {moved:.1e} standard errors"
-        f" ({FIXED_POINT:g} is allowed)"
+        f" ({LAST_MOVE:g} is allowed)"
     )
     return replace(
         after, certificate=replace(after.certificate, reasons=(*after.certificate.reasons, reason))
@@ -402,7 +403,7 @@ def _judge(
     elif np.any(_usable(errors)):
         hessian = _hessian(problem, z, inside, _standard_directions(jacobian, errors))
         if newton:
-            step = _solved(hessian.matrix, jacobian.T @ residuals)
+            step = solve_at_unit_diagonal(hessian.matrix, jacobian.T @ residuals)
     free = tuple(name for name, moves in zip(names, inside, strict=True) if moves)
     certificate = certify(z[inside], residuals, jacobian, errors, free, hessian, root, step)
     doubts = () if moments.exact else _doubtful_differences(moments, estimate)
@@ -453,7 +454,7 @@ def _newton(problem: Problem, z: Array) -> Array:
             residuals, jacobian = problem.residuals_and_jacobian(z)
             slope = jacobian[:, inside].T @ residuals
             bent = _hessian(problem, z, inside, whitened_directions(jacobian[:, inside]))
-            step = -_solved(bent.matrix, slope)
+            step = -solve_at_unit_diagonal(bent.matrix, slope)
         except EstimationError:
             return z
         length = float(np.linalg.norm(jacobian[:, inside] @ step))
@@ -463,16 +464,6 @@ def _newton(problem: Problem, z: Array) -> Array:
             return z
         z, before = trial, length
     return z
-
-
-def _solved(hessian: Array, slope: Array) -> Array:
-    """``H^-1 slope``; nan where H is singular or not finite."""
-    size = np.sqrt(np.abs(np.diag(hessian)))
-    try:
-        step: Array = np.linalg.solve(hessian / np.outer(size, size), slope / size) / size
-    except np.linalg.LinAlgError:
-        return np.full_like(slope, np.nan)
-    return step
 
 
 def _standard_directions(jacobian: Array, errors: Array) -> Array:
@@ -502,6 +493,6 @@ def _doubtful_differences(moments: Moments, estimate: Estimate) -> tuple[str, ..
     doubtful = [
         f"differences with shorter steps give other derivatives in {printable(name)}: rescale, or use exact ones"
         for name, g, s in zip(moments.sample.names, gap, size, strict=True)
-        if not g <= DIFFERENCE_LIMIT * s
+        if not g <= STEPS_DISAGREE * s
     ]
     return tuple(doubtful[:1])

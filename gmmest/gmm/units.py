@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["column_norms", "pseudo_inverse"]
+__all__ = ["column_norms", "pseudo_inverse", "solve_at_unit_diagonal"]
 
 Array = NDArray[np.float64]
 
@@ -57,3 +57,24 @@ def pseudo_inverse(matrix: Array) -> Array:
         return nothing
     inverse: Array = np.linalg.solve(r, q.T) / scale[:, None]
     return inverse
+
+
+def solve_at_unit_diagonal(matrix: Array, right: Array) -> Array:
+    """``H^-1 b`` for H (P, P), symmetric in its units, and b (P,) or (P, k); nan where H is singular or not finite.
+
+    Law: ``(D H D)^-1 D b = D^-1 H^-1 b`` for a diagonal D.
+
+    Examples
+    --------
+    >>> solve_at_unit_diagonal(np.array([[4e8, 0.0], [0.0, 1e-8]]), np.array([4e8, 1e-8]))
+    array([1., 1.])
+    >>> solve_at_unit_diagonal(np.ones((2, 2)), np.ones(2))
+    array([nan, nan])
+    """
+    scale = np.sqrt(np.abs(np.diag(matrix)))
+    scale = np.where(scale > 0, scale, 1.0)
+    try:
+        solved: Array = np.linalg.solve(matrix / np.outer(scale, scale), (right.T / scale).T)
+    except np.linalg.LinAlgError:
+        return np.full_like(right, np.nan)
+    return np.transpose(solved.T / scale)

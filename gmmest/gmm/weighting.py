@@ -29,6 +29,7 @@ __all__ = [
     "contribution_covariance",
     "first_weight",
     "identity_weight",
+    "initial_weight",
     "inverse_weight",
     "less",
     "moment_covariance",
@@ -364,6 +365,11 @@ def identity_weight(sample: Sample) -> Weight:
     t = sample.recombined
     root: Array = np.eye(len(sample.moment_names)) if t is None else np.transpose(np.linalg.qr(t)[1])
     return Weight(root, "identity")
+
+
+def initial_weight(moments: Moments, initial: str) -> Weight:
+    """The weight of the first step, ``"instruments"`` or ``"identity"``."""
+    return first_weight(moments) if initial == "instruments" else identity_weight(moments.sample)
 
 
 def first_weight(moments: Moments) -> Weight:
