@@ -40,9 +40,6 @@ __all__ = ["ContinuousCriterion", "SecondMoments", "second_moments"]
 
 Array = NDArray[np.float64]
 
-SAME_S = 1e-8
-"""Relative difference from which S here is not the S that is asked for: both are the same sums, in another order."""
-
 
 @dataclass(frozen=True, slots=True)
 class SecondMoments:
@@ -90,7 +87,7 @@ class SecondMoments:
             return np.concatenate([total if self.centre is None else total - n * self.centre, scaled])
         rows = self.model.contributions(theta, block)
         if self.centre is not None:
-            rows = less(rows, self.centre, self.seen)
+            rows = less(rows, self.centre, self.seen.frequency)
         pairs = sum_of_pairs(rows, self.options, self.seen, n, p)
         return np.concatenate([np.sum(rows, axis=0), np.ravel(pairs)])
 
@@ -240,13 +237,6 @@ class ContinuousCriterion:
         w = weight.apply(g)
         slope = pull(np.concatenate([2.0 * w, -np.outer(w, w).ravel()]))
         return self.n_obs * float(g @ w), self.n_obs * self.scale * slope
-
-    def require_same(self, theta: Array, s: MomentCovariance) -> None:
-        """Assert that S here is the one that inference uses."""
-        weight = self.weight_at(theta)
-        gap = weight.whiten(weight.whiten(s.matrix).T) - np.eye(len(s.matrix))
-        if not np.max(np.abs(gap)) <= SAME_S * len(gap):
-            raise AssertionError(f"S of {s.text} is another one where it carries derivatives")
 
     def _split(self, value: Array) -> tuple[Array, Weight]:
         m = len(self.names)

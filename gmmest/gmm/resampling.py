@@ -21,6 +21,7 @@ from gmmest.gmm.functions import sensitivity
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.parameters import Parameters
 from gmmest.gmm.steps import Plan, fit_steps
+from gmmest.gmm.weighting import all_contributions
 from gmmest.models.sample import Sample
 
 __all__ = ["MULTIPLIERS", "Multipliers", "Refit", "Replication", "WildScore", "repeated", "wild_score"]
@@ -328,10 +329,8 @@ def wild_score(
     Econometric Methods 1, 23-41.
     """
     moments = context.moments()
-    model, seen, n = context.model, moments.sample.observations, moments.sample.n_obs
-    rows = np.concatenate(
-        moments.total(lambda block: [np.asarray(model.contributions(estimate.theta, block))])
-    )
+    seen, n = moments.sample.observations, moments.sample.n_obs
+    rows = all_contributions(moments, estimate.theta)
     moved = sensitivity(estimate.jacobian, estimate.weight)
     theta = estimate.theta
     if parameters is not None:

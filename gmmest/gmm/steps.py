@@ -227,7 +227,6 @@ def _continuous(
     def make(scale: Array) -> ContinuousCriterion:
         return ContinuousCriterion(moving, names, two_step.estimate.s, scale)
 
-    make(np.ones_like(theta)).require_same(theta, two_step.estimate.s)
     if plan.starts is None or isinstance(plan.starts, int):
         errors = np.sqrt(np.diag(two_step.estimate.v))
         unit = np.where(_usable(errors), errors, 1.0)

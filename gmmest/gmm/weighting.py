@@ -224,9 +224,7 @@ def moment_covariance(moments: Moments, theta: Array, options: CovarianceOptions
 
     def contributions(part: Part) -> Array:
         rows = np.asarray(model.contributions(theta, part.block))
-        if mean is None:
-            return rows
-        return rows - (mean if part.frequency is None else part.frequency[:, None] * mean)
+        return rows if mean is None else less(rows, mean, part.frequency)
 
     if options.estimator == "robust":
         factor = small_sample_factor(options, n, n_params)
@@ -269,27 +267,24 @@ def _clustered(
     moments: Moments, contributions: Callable[[Part], Array], options: CovarianceOptions, n_params: int
 ) -> MomentCovariance:
     """S by clusters that may straddle blocks: sums within the clusters of a block, added in block order."""
-    seen, n = moments.sample.observations, moments.sample.n_obs
-    ways = ways_of_clustering(options, seen)
-    groups = [way.codes for way in ways]
-    if len(ways) == 2:
-        ways = (*ways, intersection(*ways))
-        groups.append(ways[2].codes)
+    n, ways = moments.sample.n_obs, ways_of_clustering(options, moments.sample.observations)
+    parts = _parts(ways)
+    groups = [way.codes for way in parts]
 
     def sums(part: Part) -> list[list[_Grouped]]:
         rows = contributions(part)
         return [[_grouped(rows, codes[part.start : part.start + len(rows)]) for codes in groups]]
 
     blocks = moments.total_of_parts(sums)
-    parts = []
-    for place, way in enumerate(ways):
+    totals = []
+    for place, way in enumerate(parts):
         total = np.zeros((way.count, blocks[0][place].sums.shape[1]))
         for block in blocks:
             total[block[place].codes] += block[place].sums
-        parts.append(small_sample_factor(options, n, n_params, way) * (total.T @ total / n))
-    s = parts[0] if len(ways) == 1 else parts[0] + parts[1] - parts[2]
+        totals.append(total)
+    s = _sum_over_clusters(parts, totals, options, n, n_params) / n
     factor = small_sample_factor(options, n, n_params, ways[0])
-    counts = tuple((way.name, way.count) for way in ways[:2])
+    counts = tuple((way.name, way.count) for way in ways)
     return MomentCovariance(s, options.estimator, n, options, factor, counts)
 
 
@@ -320,15 +315,25 @@ def sum_of_pairs(rows: Any, options: CovarianceOptions, seen: Observations, n: i
         return factor * (rows.T @ (rows if seen.frequency is None else rows / seen.frequency[:, None]))
     if options.estimator == "kernel":
         return factor * sum_over_lags(rows, options.kernel, float(options.bandwidth))
+    parts = _parts(ways_of_clustering(options, seen))
+    totals = [ops.segment_sum(rows[way.order], way.offsets) for way in parts]
+    return _sum_over_clusters(parts, totals, options, n, n_params)
 
-    def within(way: Grouping) -> Any:
-        sums = ops.segment_sum(rows[way.order], way.offsets)
-        return small_sample_factor(options, n, n_params, way) * (sums.T @ sums)
 
-    ways = ways_of_clustering(options, seen)
-    if len(ways) == 1:
-        return within(ways[0])
-    return within(ways[0]) + within(ways[1]) - within(intersection(*ways))
+def _parts(ways: tuple[Grouping, ...]) -> tuple[Grouping, ...]:
+    """One way of clustering, or two and their intersection."""
+    return ways if len(ways) == 1 else (*ways, intersection(*ways))
+
+
+def _sum_over_clusters(
+    parts: tuple[Grouping, ...], totals: list[Any], options: CovarianceOptions, n: int, n_params: int
+) -> Any:
+    """``N S = sum_c d_c d_c'``, with two ways ``N (S_a + S_b - S_ab)``, from the sums d within each part."""
+    squares = [
+        small_sample_factor(options, n, n_params, way) * (total.T @ total)
+        for way, total in zip(parts, totals, strict=True)
+    ]
+    return squares[0] if len(parts) == 1 else squares[0] + squares[1] - squares[2]
 
 
 def small_sample_factor(
@@ -345,19 +350,21 @@ def small_sample_factor(
 def _centred(rows: Any, options: CovarianceOptions, seen: Observations, n: int) -> Any:
     if not options.centred:
         return rows
-    return less(rows, np.sum(rows, axis=0) / n, seen)
+    return less(rows, np.sum(rows, axis=0) / n, seen.frequency)
 
 
-def less(rows: Any, mean: Any, seen: Observations) -> Any:
+def less(rows: Any, mean: Any, frequency: Array | None) -> Any:
     """``c_i - f_i mean``."""
-    return rows - (mean if seen.frequency is None else seen.frequency[:, None] * mean)
+    return rows - (mean if frequency is None else frequency[:, None] * mean)
 
 
 def all_contributions(moments: Moments, theta: Array) -> Array:
     """Contributions of all blocks in their order, (N, M)."""
     pieces = moments.total(lambda block: [np.asarray(moments.model.contributions(theta, block))])
     rows: Array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    return rows if moments.centre is None else less(rows, moments.centre, moments.sample.observations)
+    return (
+        rows if moments.centre is None else less(rows, moments.centre, moments.sample.observations.frequency)
+    )
 
 
 def identity_weight(sample: Sample) -> Weight:
