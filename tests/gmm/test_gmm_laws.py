@@ -232,10 +232,8 @@ def test_minimised_weight_errors_meet_the_sandwich_when_s_is_the_one_minimised(d
 def test_backends_agree(drawn, fitted, grad):
     other = GMMEstimator(Logit(), drawn, grad=grad).fit()
     assert other.verified, other.verdict()
-    exact = grad != "fd-central"
-    _same(other, fitted, rtol=1e-9, v_rtol=1e-9) if exact else _same(other, fitted, rtol=1e-6, v_rtol=1e-6)
-    if exact:
-        _same(other, fitted, rtol=1e-11, v_rtol=1e-10)
+    rtol, v_rtol = (1e-6, 1e-6) if grad == "fd-central" else (1e-11, 1e-10)
+    _same(other, fitted, rtol, v_rtol)
 
 
 def test_two_fits_give_the_same_bits(drawn, fitted):

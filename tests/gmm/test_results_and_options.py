@@ -378,4 +378,4 @@ def test_watch_sees_every_pass(travel_data, greene):
     seen = []
     result = GMMEstimator(greene, travel_data()).fit(watch=seen.append)
     assert seen == list(range(1, len(seen) + 1))
-    assert result.work.evaluations <= len(seen)
+    assert result.work.evaluations == len(seen) > 0
