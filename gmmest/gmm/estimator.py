@@ -251,9 +251,7 @@ class GMMEstimator:
             settings=self._settings(moments.grad),
             work=Work(
                 sum(each.evaluations for each in (moments, *moving)),
-                fitted.outcome.iterations,
                 time.perf_counter() - begin,
-                fitted.outcome.message,
                 fitted.taken,
                 fitted.starts,
                 0 if passes is None else passes.resumed,

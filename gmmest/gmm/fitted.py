@@ -62,15 +62,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What it took: passes over the data, the last step's iterations, seconds, the optimiser's message.
+    """What it took: passes over the data, and seconds.
 
     Then the steps taken, the starts of each, and how many of the passes came from a journal.
     """
 
     evaluations: int
-    iterations: int
     seconds: float
-    message: str
     steps: int = 1
     starts: int = 1
     resumed: int = 0

@@ -166,7 +166,7 @@ class NonlinearLeastSquares:
             certificate=best.certificate,
             optimizer=optimizer,
             grad=residuals.prepared.name,
-            work=Work(residuals.evaluations, best.iterations, time.perf_counter() - begin, best.message),
+            work=Work(residuals.evaluations, time.perf_counter() - begin),
             notes=(note,) if len(fits) > 1 else (),
         )
 
@@ -282,8 +282,6 @@ class _Fit:
     residuals: Array
     rss: float
     certificate: Certificate
-    iterations: int
-    message: str
 
 
 def _fit_once(residuals: _Residuals, start: Array, optimizer: str, maxiter: int | None, first: bool) -> _Fit:
@@ -295,11 +293,11 @@ def _fit_once(residuals: _Residuals, start: Array, optimizer: str, maxiter: int 
             raise
         nothing = np.full((start.size,) * 2, np.nan)
         refused = Certificate(np.inf, np.inf, 0, np.nan, (str(error),))
-        return _Fit(start, nothing, np.full(residuals.rows.n_rows, np.nan), np.inf, refused, 0, str(error))
+        return _Fit(start, nothing, np.full(residuals.rows.n_rows, np.nan), np.inf, refused)
     scale = power_of_two_scale(jacobian)
     problem = residuals.problem(scale, _root_mean_square(value, value.size))
     outcome = minimise(problem, start / scale, optimizer, maxiter)
-    z, _ = polish(problem, outcome.point)
+    z = polish(problem, outcome.point)
     value, _ = residuals.value_and_jacobian(scale * z)
     s = _root_mean_square(value, value.size - z.size)
     certificate, directions = _judge(residuals.problem(scale, s), z, residuals.names)
@@ -310,8 +308,6 @@ def _fit_once(residuals: _Residuals, start: Array, optimizer: str, maxiter: int 
         value,
         float(value @ value),
         certificate,
-        outcome.iterations,
-        outcome.message,
     )
 
 

@@ -272,7 +272,7 @@ def _scalar(problem: Problem, start: Array, method: str, limit: int) -> Outcome:
     )
 
 
-def polish(problem: Problem, start: Array, steps: int = 10) -> tuple[Array, int]:
+def polish(problem: Problem, start: Array, steps: int = 10) -> Array:
     """Gauss-Newton steps from where an optimiser stopped.
 
     The size of a step is ``|J step|``, the length of the residuals that it would remove: with
@@ -281,26 +281,24 @@ def polish(problem: Problem, start: Array, steps: int = 10) -> tuple[Array, int]
 
     Returns
     -------
-    point : array (P,)
-    taken : int
-        Steps taken.
+    array (P,)
     """
     with np.errstate(over="ignore", invalid="ignore"):  # trial points that overflow are stepped back from
         return _polished(problem, start, steps)
 
 
-def _polished(problem: Problem, point: Array, steps: int) -> tuple[Array, int]:
+def _polished(problem: Problem, point: Array, steps: int) -> Array:
     low, high = problem.ends(point.size)
     point = np.clip(point, low, high)
     residuals, jacobian = problem.residuals_and_jacobian(point)
     step = bounded_step(jacobian, residuals, low - point, high - point)
-    for taken in range(steps):
+    for _ in range(steps):
         size = np.linalg.norm(jacobian @ step)
         rounding = 2.0 * np.spacing(np.max(np.abs(point)))  # of the largest parameter; all are in like units
         if not size > 1e-15 * (1.0 + np.linalg.norm(residuals)) or np.max(np.abs(step)) <= rounding:
             # an optimiser that stays inside the bounds stops a rounding before one
             ends = (step < 0) & (step <= low - point) | (step > 0) & (step >= high - point)
-            return np.where(ends, _moved(point, step, low, high), point), taken
+            return np.where(ends, _moved(point, step, low, high), point)
         fraction = 1.0
         while True:
             trial = _moved(point, fraction * step, low, high)
@@ -318,9 +316,9 @@ def _polished(problem: Problem, point: Array, steps: int) -> tuple[Array, int]:
                     break
             fraction /= 4.0
             if fraction < 0.01:
-                return point, taken
+                return point
         point, residuals, jacobian, step = trial, after, slope, following
-    return point, steps
+    return point
 
 
 def _moved(point: Array, step: Array, low: Array, high: Array) -> Array:

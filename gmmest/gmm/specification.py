@@ -368,7 +368,7 @@ def _minimum(
     phi = np.zeros(space.basis.shape[1])
     if phi.size:
         problem = Problem(residuals, along, squares, gradient)
-        phi, _ = polish(problem, minimise(problem, phi, "lsq", context.maxiter).point)
+        phi = polish(problem, minimise(problem, phi, "lsq", context.maxiter).point)
         r, slope = along(phi)
         errors = np.sqrt(np.sum(np.square(whitened_directions(slope)), axis=1))
         labels = tuple(f"direction {k + 1}" for k in range(phi.size))

@@ -342,7 +342,7 @@ def _ended(
     outcome: Outcome,
 ) -> Fitted:
     """Polish what an optimizer found, and judge."""
-    z, _ = polish(_with_squares(problem, criterion, plan.weighting), outcome.point)
+    z = polish(_with_squares(problem, criterion, plan.weighting), outcome.point)
     if isinstance(criterion, ContinuousCriterion):
         z = _newton(problem, z)
     scale = criterion.scale
