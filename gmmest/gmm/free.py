@@ -66,6 +66,10 @@ class FreeFit:
             self.require_free(name)
         return given
 
+    def covariance(self, v: Array) -> Array:
+        """V of all parameters from that of the free ones."""
+        return v if self.parameters is None else self.parameters.covariance(v)
+
     def whole(self, test: SpecificationTest) -> SpecificationTest:
         """A test with its theta for all parameters."""
         return test if self.parameters is None else replace(test, theta=self.parameters.theta(test.theta))

@@ -68,6 +68,11 @@ class Parameters:
         freeze(self, "transform", "constant", "lower", "upper")
 
     @property
+    def marked(self) -> dict[str, str]:
+        """What holds the parameters that are not free, by name: a value, a bound, a tie."""
+        return {name: mark for name, mark in zip(self.names, self.marks, strict=True) if mark}
+
+    @property
     def all_free(self) -> bool:
         """Whether nothing is fixed or tied."""
         return self.free == self.names

@@ -35,6 +35,7 @@ from gmmest.gmm.parameters import Parameters
 from gmmest.gmm.resampling import Multipliers
 from gmmest.gmm.specification import SpecificationTest, c_test, distance_test, lm_test
 from gmmest.gmm.weak import ConfidenceSet, KTest, Nuisance, Statistic, STest, confidence_set, k_test, s_test
+from gmmest.gmm.weighting import require_efficient
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,16 +223,11 @@ class GMMResults:
         with single_blas_thread():
             steps, initial = self.settings.steps, self.settings.initial
             found = with_covariance(fit.context, fit.estimate, kind, options, steps, initial)
-        v = (
-            found.v
-            if fit.parameters is None or self.parameters is None
-            else self.parameters.covariance(found.v)
-        )
         before = 0 if self.context is None else len(self.context.sample.notes)
         after = before + len(self.estimate.s.notes)
         return replace(
             self,
-            estimate=replace(self.estimate, s=found.s, v=v),
+            estimate=replace(self.estimate, s=found.s, v=fit.covariance(found.v)),
             settings=replace(self.settings, se=kind),
             notes=(*self.notes[:before], *found.s.notes, *self.notes[after:]),
             context=None if self.context is None else replace(self.context, weighting=options),
@@ -248,16 +244,8 @@ class GMMResults:
             The W was not the inverse of a covariance of the moments (a one-step fit), so that N Q
             has no chi-squared distribution.
         """
-        df = len(self.moment_names) - self.n_params
-        if df > 0 and not self.estimate.weight.efficient:
-            raise EstimationError(
-                Complaint(
-                    "E420",
-                    f"J has no meaning here: the weight was {self.estimate.weight.source!r}, not the inverse of a"
-                    " covariance of the moments",
-                    next="steps: twostep",
-                )
-            )
+        if len(self.moment_names) > self.n_params:
+            require_efficient(self.estimate.weight, "J", "steps: twostep")
         return j_test(self.n_obs * self.criterion, len(self.moment_names), self.n_params)
 
     def wald_test(self, hypothesis: str | ArrayLike, value: ArrayLike | None = None) -> WaldTest:
@@ -275,7 +263,7 @@ class GMMResults:
         WaldTest
         """
         restriction, right, text = restrictions(hypothesis, value, self.names)
-        if self.parameters is not None and self._held():
+        if self.parameters is not None and self.parameters.marked:
             require_independent(restriction @ self.parameters.transform, "hypothesis on what is held")
         return wald(self.theta, self.estimate.v, restriction, right, text, self.degrees)
 
@@ -395,12 +383,6 @@ class GMMResults:
         """
         fit = self._of_free()
         return profile(fit.context, fit.estimate, fit.require_free(name), steps)
-
-    def _weakness(self) -> tuple[str, ...]:
-        if self.context is None:
-            return ()
-        fit = self._of_free()
-        return weakness(fit.context, fit.estimate)
 
     def _of_free(self) -> FreeFit:
         return free_fit(self.context, self.estimate, self.parameters)
@@ -549,12 +531,6 @@ class GMMResults:
         """Heading and rows of the table of estimates, as text."""
         return self._coefficients.table(alpha, None if self.parameters is None else self.parameters.marks)
 
-    def _held(self) -> dict[str, str]:
-        """What holds the parameters that are not free: a value, a bound, a tie."""
-        if self.parameters is None:
-            return {}
-        return {n: mark for n, mark in zip(self.names, self.parameters.marks, strict=True) if mark}
-
     def summary(self, alpha: float = 0.05) -> Any:
         """A ``statsmodels`` summary: ``as_text()``, ``as_latex()``, ``as_html()``, ``as_csv()``.
 
@@ -562,15 +538,15 @@ class GMMResults:
         """
         from gmmest.gmm.summary import FitSummary
 
-        notes = (*self.notes, *(self._weakness() if self.verified else ()))
+        notes = self.notes
+        if self.verified and self.context is not None:
+            fit = self._of_free()
+            notes = (*notes, *weakness(fit.context, fit.estimate))
         return FitSummary(self.verdict(), self.facts(), *self.table(alpha), notes)
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain numbers and text, as ``to_json`` writes it."""
-        try:
-            test = self.j_test()
-        except EstimationError:
-            test = None
+        test = self.j_test() if self.estimate.weight.efficient else None
         return {
             "params": finite_by_name(self.names, self.theta),
             "bse": finite_by_name(self.names, self.standard_errors),
@@ -592,7 +568,7 @@ class GMMResults:
             "steps": self.settings.steps,
             "steps_taken": self.work.steps,
             "starts": self.work.starts,
-            "held": self._held(),
+            "held": {} if self.parameters is None else self.parameters.marked,
             "weighting": self.estimate.weight.source,
             "se": self.settings.se,
             "se_weighting": self.estimate.s.estimator,

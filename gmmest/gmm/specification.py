@@ -22,7 +22,7 @@ from gmmest.gmm.inference import chi2_sf
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.optimize import Problem, minimise, polish
 from gmmest.gmm.units import column_norms
-from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight
+from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight, require_efficient
 
 __all__ = [
     "Minimum",
@@ -254,15 +254,7 @@ def shared_weight(estimate: Estimate, names: tuple[str, ...], what: str) -> Weig
     """
     if len(names) == estimate.theta.size:
         return inverse_weight(estimate.s, names)
-    if not estimate.weight.efficient:
-        raise EstimationError(
-            Complaint(
-                "E420",
-                f"{what} has no meaning here: the weight was {estimate.weight.source!r}, not the inverse of a"
-                " covariance of the moments",
-                next="steps: twostep, or a Wald test",
-            )
-        )
+    require_efficient(estimate.weight, what, "steps: twostep, or a Wald test")
     return estimate.weight
 
 

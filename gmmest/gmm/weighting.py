@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gmmest.data.immutable import freeze
 from gmmest.data.observations import Observations
 from gmmest.derivatives import ops
-from gmmest.errors import Complaint, ConfigError, IdentificationError, printable, some
+from gmmest.errors import Complaint, ConfigError, EstimationError, IdentificationError, printable, some
 from gmmest.gmm.clusters import Grouping, intersection, ways_of_clustering
 from gmmest.gmm.covariance_options import ESTIMATORS, CovarianceOptions, Estimator
 from gmmest.gmm.kernels import choose_bandwidth, sum_over_lags
@@ -33,6 +33,7 @@ __all__ = [
     "inverse_weight",
     "less",
     "moment_covariance",
+    "require_efficient",
     "small_sample_factor",
     "sum_of_pairs",
 ]
@@ -156,6 +157,19 @@ class Weight:
 
         result: Array = solve_triangular(self.root, self.whiten(a), lower=True, trans="T", check_finite=False)
         return result
+
+
+def require_efficient(weight: Weight, what: str, advice: str) -> None:
+    """Refuse (E420) what has no meaning unless W is the inverse of a covariance of the moments."""
+    if not weight.efficient:
+        raise EstimationError(
+            Complaint(
+                "E420",
+                f"{what} has no meaning here: the weight was {weight.source!r}, not the inverse of a covariance of"
+                " the moments",
+                next=advice,
+            )
+        )
 
 
 def moment_covariance(moments: Moments, theta: Array, options: CovarianceOptions) -> MomentCovariance:
