@@ -1,8 +1,8 @@
 """The verdict: whether a point is a minimum of the criterion, judged by derivatives alone.
 
 An optimiser's flag plays no part.  A point is *verified* if the Gauss-Newton step that remains is
-below 1e-4 standard errors in every parameter, the whitened Jacobian has full rank and a condition
-number below 1e12 (columns at unit norm), and the criterion curves upwards in every direction.
+below 1e-4 standard errors in every parameter, each of which has one, the whitened Jacobian has full rank
+and a condition number below 1e12 (columns at unit norm), and the criterion curves upwards in every direction.
 A minimum is local; whether other starts end lower is told by :func:`lowest`.
 """
 
@@ -18,7 +18,15 @@ from gmmest.errors import EstimationError, printable
 from gmmest.gmm.optimize import least_norm
 from gmmest.gmm.units import column_norms
 
-__all__ = ["Certificate", "certify", "curvature", "lowest", "whitened_directions", "wrong_multipliers"]
+__all__ = [
+    "Certificate",
+    "certify",
+    "curvature",
+    "lowest",
+    "usable",
+    "whitened_directions",
+    "wrong_multipliers",
+]
 
 Array = NDArray[np.float64]
 
@@ -127,6 +135,9 @@ def certify(
             f"the remaining Newton step is {relative[worst]:.1e} standard errors in {printable(names[worst])}"
             f" ({STEP_LIMIT:g} is allowed)"
         )
+    if not np.all(usable(standard_errors)):
+        worst = int(np.argmin(usable(standard_errors)))
+        reasons.append(f"{printable(names[worst])} has no standard error ({standard_errors[worst]:.3g})")
     root = efficient_value is not None and efficient_value <= ROOT_LIMIT
     smallest = 1.0 if root else float("nan")
     if hessian is not None:
@@ -140,6 +151,12 @@ def certify(
             f"as many moments as parameters, but they do not vanish (N g'S^-1 g = {efficient_value:.1e})"
         )
     return Certificate(float(np.max(relative)), condition, rank, smallest, tuple(reasons))
+
+
+def usable(errors: Array) -> NDArray[np.bool_]:
+    """Which standard errors are a length: not nan, as from an S that is not definite, and not zero."""
+    lengths: NDArray[np.bool_] = np.isfinite(errors) & (errors > 0)
+    return lengths
 
 
 def rounding_floor(point: Array, jacobian: Array) -> Array:

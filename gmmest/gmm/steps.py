@@ -20,6 +20,7 @@ from gmmest.gmm.certificate import (
     certify,
     curvature,
     lowest,
+    usable,
     whitened_directions,
     wrong_multipliers,
 )
@@ -31,7 +32,7 @@ from gmmest.gmm.moments import Moments
 from gmmest.gmm.objective import Criterion, power_of_two_scale
 from gmmest.gmm.optimize import Outcome, Problem, minimise, polish, scattered
 from gmmest.gmm.units import solve_at_unit_diagonal
-from gmmest.gmm.weighting import Weight, initial_weight, inverse_weight, moment_covariance
+from gmmest.gmm.weighting import MomentCovariance, Weight, initial_weight, inverse_weight, moment_covariance
 
 __all__ = ["STEPS", "Fitted", "Plan", "StepsName", "fit_steps"]
 
@@ -229,7 +230,7 @@ def _continuous(
 
     if plan.starts is None or isinstance(plan.starts, int):
         errors = np.sqrt(np.diag(two_step.estimate.v))
-        unit = np.where(_usable(errors), errors, 1.0)
+        unit = np.where(usable(errors), errors, 1.0)
         count = (CUE_STARTS if plan.starts is None else plan.starts) - 1
         others = _inside(plan, scattered(theta, unit, count, START_SEED))
     found = _lowest(plan, moments, make, theta, others)
@@ -394,12 +395,13 @@ def _judge(
     if not np.any(inside):
         return Certificate(0.0, 1.0, 0, np.nan, wrong)
     jacobian = jacobian[:, inside]
-    errors = np.sqrt(np.diag(estimate.v)[inside]) / scale[inside]
+    with np.errstate(invalid="ignore"):  # a variance below zero has no root, and the certificate says so
+        errors = np.sqrt(np.diag(estimate.v)[inside]) / scale[inside]
     hessian = root = step = None
     if residuals.size == z.size and np.all(inside):
-        at_root = _standardised_moments(estimate, moments.sample.moment_names)
+        at_root = _whitened(estimate.moments, estimate.s, moments.sample.moment_names)
         root = float(estimate.s.n_obs * (at_root @ at_root))
-    elif np.any(_usable(errors)):
+    elif np.any(usable(errors)):
         hessian = _hessian(problem, z, inside, _standard_directions(jacobian, errors))
         if newton:
             step = solve_at_unit_diagonal(hessian.matrix, jacobian.T @ residuals)
@@ -409,15 +411,22 @@ def _judge(
     return replace(certificate, reasons=(*certificate.reasons, *wrong, *doubts))
 
 
-def _standardised_moments(estimate: Estimate, names: tuple[str, ...]) -> Array:
-    """``L'g`` with LL' the inverse of S; where clusters are too few for one, g in its own standard errors."""
+def _whitened(a: Array, s: MomentCovariance, names: tuple[str, ...]) -> Array:
+    """``L'a`` with LL' the inverse of S; where clusters are too few for one, a in the moments' own standard errors.
+
+    Only moments without a variance are left to be refused then, by E214: what it advises is another S, since
+    another number of steps needs this one as well.
+    """
     try:
-        return inverse_weight(estimate.s, names).whiten(estimate.moments)
+        return inverse_weight(s, names).whiten(a)
     except IdentificationError as error:
-        diagonal = np.diag(estimate.s.matrix)
-        if error.complaints[0].code != "E214" or not np.all(diagonal > 0):
+        diagonal, complaint = np.diag(s.matrix), error.complaints[0]
+        if complaint.code != "E214":
             raise
-        scaled: Array = estimate.moments / np.sqrt(diagonal)
+        if not np.all(diagonal > 0):
+            other = replace(complaint, next="weighting: robust or cluster, or other clusters")
+            raise IdentificationError(other) from None
+        scaled: Array = np.transpose(a.T / np.sqrt(diagonal))
         return scaled
 
 
@@ -473,15 +482,9 @@ def _standard_directions(jacobian: Array, errors: Array) -> Array:
     """
     directions = whitened_directions(jacobian)
     lengths = np.sqrt(np.sum(np.square(directions), axis=1))
-    usable = _usable(errors)
-    scaled: Array = directions * np.min(errors[usable] / lengths[usable])
+    known = usable(errors)
+    scaled: Array = directions * np.min(errors[known] / lengths[known])
     return scaled
-
-
-def _usable(errors: Array) -> Mask:
-    """Standard errors that are a length: not nan, as from an S that is not definite, and not zero."""
-    usable: Mask = np.isfinite(errors) & (errors > 0)
-    return usable
 
 
 def _doubtful_differences(moments: Moments, estimate: Estimate) -> tuple[str, ...]:

@@ -106,11 +106,17 @@ class MomentCovariance:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Warnings: few clusters."""
+        """Warnings: few clusters, and a difference of S's that is not one itself."""
         few = [
             f"{count} clusters of {printable(name)}" for name, count in self.clusters if count < FEW_CLUSTERS
         ]
-        return (f"W340 {' and '.join(few)}: Wald tests and intervals are unreliable",) if few else ()
+        found = [f"W340 {' and '.join(few)}: Wald tests and intervals are unreliable"] if few else []
+        if self.estimator == "twoway" and smallest_correlation(self.matrix) < -SINGULAR * len(self.matrix):
+            found.append(
+                "W341 S of two ways of clustering is not positive definite: some combinations of the"
+                " estimates have a variance below zero"
+            )
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,9 +431,7 @@ def _require_definite(covariance: MomentCovariance, m: int) -> None:
     if covariance.estimator == "cluster" and most < m:
         what = f"S of {counts} has at most rank {most} for {m} moments, and no inverse"
     else:
-        diagonal = np.diag(covariance.matrix)
-        scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-        smallest = np.linalg.eigvalsh(covariance.matrix / np.outer(scale, scale))[0]
+        smallest = smallest_correlation(covariance.matrix)
         if covariance.estimator == "cluster" or smallest > SINGULAR * m:
             return
         what = f"S of {counts} is not positive definite (smallest eigenvalue {smallest:.2g} in correlations)"
@@ -436,6 +440,13 @@ def _require_definite(covariance: MomentCovariance, m: int) -> None:
             "E214", what, next="steps: onestep, whose weight needs no S, or weighting: robust or cluster"
         )
     )
+
+
+def smallest_correlation(s: Array) -> float:
+    """Smallest eigenvalue of S with its diagonal, where that is positive, at one."""
+    diagonal = np.diag(s)
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    return float(np.linalg.eigvalsh(s / np.outer(scale, scale))[0])
 
 
 def _root(matrix: Array, names: tuple[str, ...]) -> Array:

@@ -352,3 +352,37 @@ def test_no_automatic_bandwidth_for_three_rows():
         with pytest.raises(gm.EstimationError) as refused:
             rule(np.arange(3.0)[:, None], "bartlett")
         assert refused.value.codes == ("E421",)
+
+
+def _two_ways(seed):
+    """Forty rows in four by four clusters, of a regression on nothing: S is indefinite for many seeds."""
+    rng = np.random.default_rng(seed)
+    x, a, b, y = rng.normal(size=40), rng.integers(0, 4, 40), rng.integers(0, 4, 40), rng.normal(size=40)
+    data = gm.Table.from_arrays({"y": y, "x": x}, cluster={"a": a, "b": b})
+    return gm.GMMEstimator(gm.LinearIV("y", exogenous=["x"]), data, weighting="twoway", steps="onestep")
+
+
+def test_a_variance_below_zero_is_a_reason_against_the_estimate():
+    fit = _two_ways(13).fit()
+    assert np.diag(fit.estimate.v)[0] < 0
+    assert "NOT VERIFIED: x has no standard error (nan)" in fit.verdict()
+
+
+def test_an_indefinite_s_is_noted():
+    fit = _two_ways(2).fit()
+    assert np.linalg.eigvalsh(fit.estimate.s.matrix)[0] < 0 < np.diag(fit.estimate.v).min()
+    assert fit.verified
+    assert "W341" in str(fit.summary())
+    assert [note[:4] for note in _two_ways(0).fit().notes] == ["W340"]
+
+
+def test_one_step_is_not_advised_where_it_was_taken():
+    refused = []
+    for seed in range(8):
+        try:
+            _two_ways(seed).fit()
+        except gm.IdentificationError as error:
+            refused.append(error)
+    assert refused
+    assert {error.codes for error in refused} == {("E214",)}
+    assert not any("onestep" in str(error) for error in refused)
