@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.errors import EstimationError, printable
-from gmmest.gmm.optimize import least_norm
+from gmmest.gmm.optimize import Problem, least_norm
 from gmmest.gmm.units import column_norms
 
 __all__ = [
     "Certificate",
     "certify",
     "curvature",
+    "falls_inwards",
+    "lower_inside",
     "lowest",
     "usable",
     "whitened_directions",
@@ -39,6 +41,12 @@ SAME_MINIMUM = 1e-6
 """Relative difference of two criteria from which two starts have ended at different minima."""
 ROOT_LIMIT = 1e-8
 """N Q of a just identified model at its root, in units of the moments' own variance."""
+
+
+INWARD_STEPS = (0.05, 0.05 / 64, 0.05 / 4096)
+"""How far to look inside from a bound, in standard errors; in units of the parameter where it moves nothing there."""
+FLAT = 1e-9
+"""Relative fall of a criterion, a sum of many, that is no rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +287,8 @@ def wrong_multipliers(
 
     The multiplier of parameter j is ``J_j'r``, half the derivative of ``r'r``: positive where a lower bound
     holds it, negative at an upper one (Kuhn and Tucker).  In units of ``|J_j|``, in which a step of one is
-    one standard error of j alone, it may be wrong by no more than a remaining step.
+    one standard error of j alone, it may be wrong by no more than a remaining step; what is as small is left
+    to :func:`lower_inside`.
 
     Parameters
     ----------
@@ -301,11 +310,55 @@ def wrong_multipliers(
     """
     multiplier = (jacobian.T @ residuals) / column_norms(jacobian)
     wrong = (at_lower & ~(multiplier >= -STEP_LIMIT)) | (at_upper & ~(multiplier <= STEP_LIMIT))
-    return tuple(
-        f"the criterion falls from the bound of {printable(name)!r} inwards"
-        for name, bad in zip(names, wrong, strict=True)
-        if bad
-    )
+    return tuple(falls_inwards(name) for name, bad in zip(names, wrong, strict=True) if bad)
+
+
+def falls_inwards(name: str) -> str:
+    """The reason against a parameter at a bound that does not hold it."""
+    return f"the criterion falls from the bound of {printable(name)!r} inwards"
+
+
+def lower_inside(problem: Problem, point: Array) -> tuple[int, Array] | None:
+    """A parameter that no derivative holds at its bound, and a point inside that is lower; None if there is none.
+
+    Where its multiplier is zero (to the remaining step that is let pass), or it moves no residual at all, as
+    b^2 at b = 0, derivatives at the bound cannot tell a minimum from a maximum; values inside can.
+
+    Parameters
+    ----------
+    problem : Problem
+    point : array (P,)
+        With entries on bounds.
+
+    Examples
+    --------
+    >>> def residuals(z):
+    ...     return np.array([z[0] ** 2 - 1.0])
+    >>> def value(z):
+    ...     return float(residuals(z)[0] ** 2)
+    >>> problem = Problem(residuals, lambda z: (residuals(z), 2 * z[:, None]), value, None, np.zeros(1))
+    >>> lower_inside(problem, np.zeros(1))
+    (0, array([0.05]))
+    """
+    low, high = problem.ends(point.size)
+    at_bound = ((point <= low) | (point >= high)) & (low < high)
+    if not np.any(at_bound):
+        return None
+    residuals, jacobian = problem.residuals_and_jacobian(point)
+    unit = 1.0 / column_norms(jacobian)
+    undecided = at_bound & (np.abs(jacobian.T @ residuals) * unit <= STEP_LIMIT)
+    limit = (1.0 - FLAT) * float(residuals @ residuals)
+    for j in np.flatnonzero(undecided):
+        for part in INWARD_STEPS:
+            step = min(part * unit[j], high[j] - low[j])
+            inside = point.copy()
+            inside[j] += step if point[j] <= low[j] else -step
+            try:
+                if problem.value(inside) < limit:
+                    return int(j), inside
+            except EstimationError:  # too far; the next is nearer
+                continue
+    return None
 
 
 def lowest(values: Array, verified: Sequence[bool], what: str) -> tuple[int, str]:

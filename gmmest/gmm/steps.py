@@ -19,6 +19,8 @@ from gmmest.gmm.certificate import (
     Curvature,
     certify,
     curvature,
+    falls_inwards,
+    lower_inside,
     lowest,
     usable,
     whitened_directions,
@@ -342,8 +344,15 @@ def _ended(
     problem: Problem,
     outcome: Outcome,
 ) -> Fitted:
-    """Polish what an optimizer found, and judge."""
-    z = polish(_with_squares(problem, criterion, plan.weighting), outcome.point)
+    """Polish what an optimizer found, go on from bounds that do not hold it, and judge."""
+    squared = _with_squares(problem, criterion, plan.weighting)
+    z = polish(squared, outcome.point)
+    for _ in range(z.size):
+        released = lower_inside(problem, z)
+        if released is None:
+            break
+        outcome = minimise(problem, released[1], plan.optimizer, plan.maxiter)
+        z = polish(squared, outcome.point)
     if isinstance(criterion, ContinuousCriterion):
         z = _newton(problem, z)
     scale = criterion.scale
@@ -392,6 +401,9 @@ def _judge(
     inside = (z > low) & (z < high)
     names = moments.sample.names
     wrong = wrong_multipliers(residuals, jacobian, z <= low, z >= high, names)
+    released = lower_inside(problem, z)
+    if released is not None:
+        wrong = (*wrong, falls_inwards(names[released[0]]))
     if not np.any(inside):
         return Certificate(0.0, 1.0, 0, np.nan, wrong)
     jacobian = jacobian[:, inside]

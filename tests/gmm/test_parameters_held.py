@@ -12,6 +12,7 @@ import gmmest as gm
 from gmmest import config
 from gmmest.config.build import fit as fit_config
 from gmmest.errors import ConfigError, IdentificationError
+from gmmest.gmm.optimize import Outcome
 from gmmest.gmm.parameters import Restricted, parameters_of
 
 SAME = 1e-12
@@ -203,6 +204,45 @@ def test_at_an_active_bound_it_is_the_model_fixed_there(choices, steps, optimize
     assert {row[0]: row[2] for row in fit.table()[1]}["w"] == "upper bound"
     assert np.allclose(fit.theta, fixed.theta, rtol=1e-9)
     assert np.allclose(fit.standard_errors[[0, 2]], fixed.standard_errors[[0, 2]], rtol=1e-8)
+
+
+def _spread(shift, names):
+    """Two moments ``z^2 - shift - sd^2``: whether sd leaves its bound 0, where no derivative sees it, or stays."""
+    z = np.random.default_rng(3).normal(size=(400, 2))
+    data = gm.Table.from_arrays({"a": z[:, 0], "b": z[:, 1]})
+
+    def moments(theta, rows):
+        away = shift + theta[0] ** 2
+        first = rows["a"] ** 2 - away
+        second = rows["b"] ** 2 - away if names == ["sd"] else rows["b"] - theta[1]
+        return np.stack([first, second], axis=1)
+
+    model = gm.MomentFunction(moments, names=names)
+    return gm.GMMEstimator(model, data, bounds={"sd": (0, None)})
+
+
+@pytest.mark.parametrize("names", [["sd"], ["sd", "mean"]])
+def test_a_bound_at_which_every_derivative_vanishes_is_left_where_the_inside_is_lower(names):
+    estimator = _spread(0.5, names)
+    inside, fit = estimator.fit({"sd": 0.4}), estimator.fit({"sd": 0.0})
+    assert fit.verified
+    assert inside.theta[0] > 0.6
+    assert np.allclose(fit.theta, inside.theta, rtol=SAME)
+
+
+@pytest.mark.parametrize("names", [["sd"], ["sd", "mean"]])
+def test_a_bound_at_which_every_derivative_vanishes_is_kept_where_the_inside_is_higher(names):
+    fit = _spread(1.5, names).fit({"sd": 0.0})
+    assert fit.verified, fit.verdict()
+    assert fit.theta[0] == 0.0
+    assert "W402" in fit.verdict()
+
+
+def test_a_point_inside_a_bound_that_is_lower_is_a_reason_where_the_search_does_not_take_it(monkeypatch):
+    start = Outcome(np.zeros(1), 0.0, 0, "stays where it is")
+    monkeypatch.setattr("gmmest.gmm.steps.minimise", lambda *_: start)
+    fit = _spread(0.5, ["sd"]).fit({"sd": 0.0})
+    assert "NOT VERIFIED: the criterion falls from the bound of 'sd' inwards" in fit.verdict()
 
 
 @pytest.mark.parametrize("beyond", [0.05, 0.3, 1.5])
