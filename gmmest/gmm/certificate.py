@@ -1,8 +1,9 @@
-"""The verdict: whether a point is a minimum of the criterion, judged by derivatives alone.
+"""The verdict: whether a point is a minimum of the criterion, judged by derivatives, and these by values nearby.
 
 An optimiser's flag plays no part.  A point is *verified* if the Gauss-Newton step that remains is
 below 1e-4 standard errors in every parameter, each of which has one, the whitened Jacobian has full rank
-and a condition number below 1e12 (columns at unit norm), and the criterion curves upwards in every direction.
+and a condition number below 1e12 (columns at unit norm), the criterion curves upwards in every direction,
+and the moments near the point do what their derivative says.
 A minimum is local; whether other starts end lower is told by :func:`lowest`.
 """
 
@@ -21,6 +22,7 @@ from gmmest.gmm.units import column_norms
 __all__ = [
     "Certificate",
     "certify",
+    "contradiction",
     "curvature",
     "falls_inwards",
     "lower_inside",
@@ -43,6 +45,19 @@ ROOT_LIMIT = 1e-8
 """N Q of a just identified model at its root, in units of the moments' own variance."""
 
 
+PROBE_STEPS = (0.2, 0.05)
+"""How far from the estimate, in standard errors, its derivative is held against what the moments do: the first
+step has many observations pass a jump, the second leaves room for moments that bend."""
+LEAST_PROBE = 1e-6
+"""Standard errors from a bound below which there is no room for a step that is more than rounding."""
+SLOPE_LIMIT = 0.01
+"""Part of a change that its derivative may leave out beside what bending explains: standard errors right to 1 %."""
+BEND_LIMIT = 0.25
+"""Part of a change that bending may make: five times more over a standard error, which then says little."""
+FALL = 32.0
+"""How many times smaller, at most, the second step may find what the first found.  Steps are 4 times shorter:
+what bends falls to a quarter or a sixteenth; what jumps, to nothing where no observation lies so near."""
+PROBE_DIRECTIONS = 64
 INWARD_STEPS = (0.05, 0.05 / 64, 0.05 / 4096)
 """How far to look inside from a bound, in standard errors; in units of the parameter where it moves nothing there."""
 FLAT = 1e-9
@@ -274,6 +289,99 @@ def curvature(gradient: Callable[[Array], Array], point: Array, steps: Array) ->
             return Curvature(unknown, unknown)
         moves.append(up - down)
     return Curvature(np.stack(moves, axis=1), np.stack(differences, axis=1))
+
+
+def contradiction(
+    residuals: Callable[[Array], Array], point: Array, value: Array, jacobian: Array, room: Array
+) -> str:
+    """What the residuals do near a point that their derivative there does not say; empty if nothing.
+
+    With d one standard error long and ``+`` and ``-`` the residuals at ``point +- h d``, their derivative must say
+    what they do, ``|(+ - -) - 2 h J d| <= (1 % + 2 b^2) |2 h J d|``, but for b, the part that bending makes:
+    ``b = |(+ + -) - 2 r| / |2 h J d| <= 1/4``.  For smooth residuals the first is of the order of b^2; a wrong
+    derivative stays, and jumps change with h otherwise than what is smooth.  Where h = 0.2 finds a difference,
+    h = 0.05 decides.  Standard errors rest on J over the length of a standard error: at a double root, or
+    where a criterion falls towards infinity, they are so long that the residuals bend away.
+
+    Parameters
+    ----------
+    residuals : callable
+        ``theta -> sqrt(N) L'g``, (M,), with LL' the inverse of S.
+    point : array (P,)
+    value : array (M,)
+        Residuals there.
+    jacobian : array (M, P)
+        What is held to be their Jacobian there.
+    room : array (P,)
+        How far each parameter may move; nothing is said where that is next to nothing.
+
+    Returns
+    -------
+    str
+        A reason against the point.  Cost: two evaluations of the residuals, four where the first differ.
+
+    Examples
+    --------
+    >>> def cubic(z):
+    ...     return z**3 - 8.0
+    >>> contradiction(cubic, np.array([2.0]), np.zeros(1), np.array([[12.0]]), np.array([np.inf]))
+    ''
+    >>> contradiction(cubic, np.array([2.0]), np.zeros(1), np.array([[24.0]]), np.array([np.inf]))
+    '0.05 standard errors from the estimate the moments change by 0.025 where their derivative says 0.05 (0.025 apart)'
+    """
+    direction = _telling(whitened_directions(jacobian))
+    with np.errstate(divide="ignore"):
+        reach = float(np.min(np.where(direction != 0, room / np.abs(direction), np.inf)))
+    if reach < LEAST_PROBE:
+        return ""
+    rounding = ROUNDING_ULP * np.finfo(np.float64).eps * (np.abs(jacobian) @ np.abs(point))
+    before, found = 0.0, ""
+    for part in PROBE_STEPS:
+        up, down = point + min(part, reach) * direction, point - min(part, reach) * direction
+        try:
+            above, below = residuals(up) - value, residuals(down) - value
+        except EstimationError:
+            found = f"{part:g} standard errors from the estimate the moments are not finite"
+            continue
+        said = jacobian @ (up - down)
+        length = float(np.linalg.norm(said))
+        slope = _part(above - below - said, rounding, length)
+        bend = _part(above + below, rounding, length)
+        if slope <= SLOPE_LIMIT + 2.0 * bend**2 and bend <= BEND_LIMIT:
+            return "" if max(slope, bend) >= before / FALL else found
+        before = min(max(slope, bend), 1.0)
+        seen, says = max((above, jacobian @ (up - point)), (below, jacobian @ (down - point)), key=_gap)
+        found = (
+            f"{part:g} standard errors from the estimate the moments change by {np.linalg.norm(seen):.2g} where"
+            f" their derivative says {np.linalg.norm(says):.2g} ({_gap((seen, says)):.2g} apart)"
+        )
+        if bend > slope:
+            found += ": they bend too soon for standard errors of this length to mean much"
+    return found
+
+
+def _part(gap: Array, rounding: Array, whole: float) -> float:
+    """Length of what is more than rounding, as a part of the whole."""
+    beyond = float(np.linalg.norm(np.maximum(np.abs(gap) - rounding, 0.0)))
+    if beyond == 0.0:
+        return 0.0
+    return beyond / whole if whole > 0.0 else np.inf
+
+
+def _gap(change: tuple[Array, Array]) -> float:
+    return float(np.linalg.norm(change[0] - change[1]))
+
+
+def _telling(directions: Array) -> Array:
+    """Of 64 fixed combinations of directions that which moves every parameter by most of its standard error.
+
+    A wrong column of the Jacobian shows only if its parameter moves.
+    """
+    drawn = np.random.default_rng(0).standard_normal((len(directions), PROBE_DIRECTIONS))
+    moves = directions @ (drawn / column_norms(drawn))
+    errors = column_norms(directions.T)
+    telling: Array = moves[:, np.argmax(np.min(np.abs(moves) / errors[:, None], axis=0))]
+    return telling
 
 
 def wrong_multipliers(

@@ -18,6 +18,7 @@ from gmmest.gmm.certificate import (
     Certificate,
     Curvature,
     certify,
+    contradiction,
     curvature,
     falls_inwards,
     lower_inside,
@@ -420,7 +421,34 @@ def _judge(
     free = tuple(name for name, moves in zip(names, inside, strict=True) if moves)
     certificate = certify(z[inside], residuals, jacobian, errors, free, hessian, root, step)
     doubts = () if moments.exact else _doubtful_differences(moments, estimate)
-    return replace(certificate, reasons=(*certificate.reasons, *wrong, *doubts))
+    certificate = replace(certificate, reasons=(*certificate.reasons, *wrong, *doubts))
+    if not certificate.verified:
+        return certificate
+    room = np.minimum(z - low, high - z)[inside] * scale[inside]
+    unsaid = _contradiction(moments, estimate, inside, room)
+    return replace(certificate, reasons=(unsaid,)) if unsaid else certificate
+
+
+def _contradiction(moments: Moments, estimate: Estimate, inside: Mask, room: Array) -> str:
+    """What the moments do near the estimate that G does not say, in the metric of S, or of W if S has no inverse."""
+    root_n, names = np.sqrt(estimate.s.n_obs), moments.sample.moment_names
+
+    def whitened(a: Array) -> Array:
+        try:
+            white = _whitened(a, estimate.s, names)
+        except IdentificationError:
+            white = estimate.weight.whiten(a)
+        scaled: Array = root_n * white
+        return scaled
+
+    def residuals(x: Array) -> Array:
+        theta = estimate.theta.copy()
+        theta[inside] = x
+        return whitened(moments.value(theta))
+
+    jacobian = whitened(estimate.jacobian[:, inside])
+    with np.errstate(over="ignore", invalid="ignore"):  # standard errors may be too long to go
+        return contradiction(residuals, estimate.theta[inside], whitened(estimate.moments), jacobian, room)
 
 
 def _whitened(a: Array, s: MomentCovariance, names: tuple[str, ...]) -> Array:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from gmmest.data.table import Table
+from gmmest.derivatives.analytic import with_derivative
 from gmmest.errors import Complaint, EstimationError, IdentificationError
-from gmmest.gmm.certificate import STEP_LIMIT, Curvature, certify, curvature
+from gmmest.gmm.certificate import STEP_LIMIT, Curvature, certify, contradiction, curvature
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.optimize import OPTIMIZERS, Problem, minimise, polish
 from gmmest.models.moment_function import MomentFunction
@@ -345,3 +346,128 @@ def test_a_first_step_that_got_lost_is_named_and_not_the_moments():
         estimator.fit({"a": 200.0})
     assert refused.value.codes == ("E401",)
     assert estimator.fit().verified
+
+
+# --- derivatives against what the moments do ----------------------------------------------------------------
+
+
+def _said(function, slope, room=np.inf):
+    """What is said against a function of one number that is zero at zero, where its derivative is held to be this."""
+    return contradiction(
+        function, np.zeros(1), np.zeros(1), np.array([[slope]]), np.full(1, room, dtype=np.float64)
+    )
+
+
+@pytest.mark.parametrize("error", [1.0, 2.0, 3.0])
+def test_moments_that_bend_are_let_pass_while_a_standard_error_means_something(error):
+    """One standard error multiplies what is estimated by e^3, or ends at a third of the way to a pole."""
+    for bent in (
+        lambda z: np.expm1(error * z),
+        lambda z: np.sinh(error * z),
+        lambda z: 1.0 / (1.0 - error * z) - 1.0,
+    ):
+        assert _said(bent, error) == ""
+
+
+@pytest.mark.parametrize("unit", [1e-100, 1.0, 1e100])
+@pytest.mark.parametrize("factor", [-1.0, 0.5, 0.98, 1.02, 2.0])
+def test_a_derivative_that_is_wrong_by_two_percent_is_found_in_any_unit(factor, unit):
+    assert "where their derivative says 0.05" in _said(lambda z: z / unit, factor / unit)
+    assert _said(lambda z: z / unit, 1.0 / unit) == ""
+
+
+def test_one_wrong_column_of_twenty_is_found():
+    rng = np.random.default_rng(1)
+    right = rng.normal(size=(30, 20)) @ np.diag(10.0 ** rng.uniform(-9, 9, 20))
+    free = np.full(20, np.inf)
+    for j in range(20):
+        wrong = right.copy()
+        wrong[:, j] *= 2.0
+        point = np.zeros(20)
+        assert contradiction(lambda z: right @ z, point, np.zeros(30), wrong, free)
+    assert contradiction(lambda z: right @ z, point, np.zeros(30), right, free) == ""
+
+
+def test_the_search_for_contradictions_keeps_to_bounds():
+    seen = []
+
+    def linear(z):
+        seen.append(z[0])
+        return z
+
+    assert _said(linear, 1.0, room=0.01) == ""
+    assert np.max(np.abs(seen)) <= 0.01
+    assert "apart" in _said(linear, 2.0, room=0.01)
+    assert _said(lambda z: z + 1e-13 * np.sign(z), 1.0, room=1e-13) == ""  # rounding, not a jump
+
+
+def test_rounding_is_no_contradiction():
+    """A parameter known to the last digits of a float: steps are a few roundings, and differences all rounding."""
+    point = np.array([1.0 + 2**-30])
+    for error in (1e-12, 1e-14, 1e-16):
+        value = (point**2 - 1.0) / error
+        found = contradiction(
+            lambda z, e=error: (z**2 - 1.0) / e, point, value, np.array([2.0 / error]) * point[:, None], point
+        )
+        assert found == ""
+
+
+def _with_wrong_slope(factor, moments, slope):
+    def jacobian(theta, rows):
+        return factor * slope(theta, rows)
+
+    return MomentFunction(with_derivative(moments, jacobian=jacobian), names=["mu"])
+
+
+@pytest.mark.parametrize("steps", ["onestep", "twostep", "iterated"])
+@pytest.mark.parametrize("columns", [["y"], ["y", "x"]])
+def test_a_derivative_by_hand_that_is_wrong_by_a_factor_is_not_verified(columns, steps):
+    """It finds the right estimate, and wrong standard errors: the minimum is that of the right one."""
+
+    def moments(theta, rows):
+        return np.stack([rows[name] - theta[0] for name in columns], axis=1)
+
+    def slope(theta, rows):
+        return np.full((50, len(columns), 1), -1.0)
+
+    for factor, verified in ((1.0, True), (2.0, False), (0.9, False)):
+        model = _with_wrong_slope(factor, moments, slope)
+        fit = GMMEstimator(model, _table(), steps=steps).fit()
+        assert fit.verified is verified, (factor, fit.verdict())
+        assert verified or "where their derivative says" in fit.verdict()
+
+
+@pytest.mark.parametrize("n", [50, 500, 5000])
+@pytest.mark.parametrize("seed", range(4))
+def test_moments_that_jump_are_not_verified(n, seed):
+    """The derivative of ``y - t + 2 sign(y - t)`` is -1 where it exists, and that of its mean ``-1 - 4 f(t)``."""
+    table = Table.from_arrays({"y": np.random.default_rng(seed).normal(size=n)})
+
+    def moments(theta, rows):
+        return ((rows["y"] - theta[0]) + 2.0 * np.where(rows["y"] > theta[0], 1.0, -1.0))[:, None]
+
+    assert not GMMEstimator(MomentFunction(moments, names=["m"]), table).fit().verified
+
+
+@pytest.mark.parametrize(
+    "vanishing",
+    [lambda t: np.exp(-t), lambda t: 1.0 / (1.0 + t**2), lambda t: (t - 1.0) ** 2],
+    ids=["infinity", "infinity, by powers", "double root"],
+)
+def test_roots_that_no_standard_error_reaches_are_not_verified(vanishing):
+    y = np.random.default_rng(2).normal(size=500)
+    table = Table.from_arrays({"y": y - y.mean()})
+    model = MomentFunction(lambda theta, rows: (rows["y"] + vanishing(theta[0]))[:, None], names=["t"])
+    for start in (0.0, 0.5):
+        assert not GMMEstimator(model, table).fit({"t": start}).verified
+
+
+def test_a_just_identified_fit_pays_two_passes_for_it(monkeypatch):
+    def moments(theta, rows):
+        return (np.exp(rows["y"] - theta[0]) - 1.0)[:, None]
+
+    model = MomentFunction(moments, names=["t"])
+    seen = GMMEstimator(model, _table()).fit()
+    monkeypatch.setattr("gmmest.gmm.steps.contradiction", lambda *_: "")
+    assert seen.verified
+    assert seen.work.evaluations == GMMEstimator(model, _table()).fit().work.evaluations + 2
