@@ -33,7 +33,7 @@ from gmmest.gmm.fitted import STEPS, Estimate, StepsName
 from gmmest.gmm.inference import SeName, covariance
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.objective import Criterion, power_of_two_scale
-from gmmest.gmm.optimize import Outcome, Problem, minimise, polish, scattered
+from gmmest.gmm.optimize import FORESEEN_END, Outcome, Problem, minimise, polish, scattered
 from gmmest.gmm.units import solve_at_unit_diagonal
 from gmmest.gmm.weighting import MomentCovariance, Weight, initial_weight, inverse_weight, moment_covariance
 
@@ -423,10 +423,18 @@ def _judge(
     doubts = () if moments.exact else _doubtful_differences(moments, estimate)
     certificate = replace(certificate, reasons=(*certificate.reasons, *wrong, *doubts))
     if not certificate.verified:
-        return certificate
+        return replace(certificate, reasons=(*_unlike_one(estimate), *certificate.reasons))
     room = np.minimum(z - low, high - z)[inside] * scale[inside]
     unsaid = _contradiction(moments, estimate, inside, room)
     return replace(certificate, reasons=(unsaid,)) if unsaid else certificate
+
+
+def _unlike_one(estimate: Estimate) -> tuple[str, ...]:
+    """Why a search ended too early: its limits are in standard errors, and W = I leaves them in any unit."""
+    spread = float(np.sqrt(max(0.0, np.max(np.diag(estimate.s.matrix)))))
+    if estimate.weight.source != "identity" or spread >= FORESEEN_END:
+        return ()
+    return (f"moments vary by {spread:.0e}, too little for weight 'identity': multiply them by a constant",)
 
 
 def _contradiction(moments: Moments, estimate: Estimate, inside: Mask, room: Array) -> str:

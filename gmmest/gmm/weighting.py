@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+SMALLEST = float(np.sqrt(np.finfo(np.float64).tiny))
+"""Moments, in root mean square, whose squares still have all their digits."""
 SINGULAR = 1e-13
 """Smallest pivot of a correlation matrix that still counts: below it a moment repeats others to the
 last digits of double precision."""
@@ -454,13 +456,15 @@ def _root(matrix: Array, names: tuple[str, ...]) -> Array:
     from scipy.linalg.lapack import dpstrf
 
     scale = np.sqrt(np.diag(matrix))
-    if not np.all(scale > 0):
-        flat = [names[j] for j in np.flatnonzero(~(scale > 0))]
+    if not np.all(scale > SMALLEST):
+        flat = [names[j] for j in np.flatnonzero(~(scale > SMALLEST))]
         raise IdentificationError(
             Complaint(
                 "E211",
-                f"moments {some(flat)} are zero for every observation",
-                next="drop these instruments; where the model fits without error, moments have no covariance",
+                f"moments {some(flat)} are zero for every observation, or so small (below {SMALLEST:.0e}) that their"
+                " squares are lost",
+                next="drop these instruments, or multiply them by a constant; where the model fits without error,"
+                " moments have no covariance",
             )
         )
     correlation = matrix / np.outer(scale, scale)

@@ -320,6 +320,37 @@ def test_a_model_that_fits_without_error_has_no_covariance_and_says_so():
     assert refused.value.codes == ("E211",)
 
 
+def _in_units(unit, columns):
+    def moments(theta, rows):
+        e = np.exp(rows["y"] - theta[0]) - 1.0
+        return unit * np.stack([e, rows["x"] * e][:columns], axis=1)
+
+    return MomentFunction(moments, names=["a"])
+
+
+@pytest.mark.parametrize("unit", [1e-150, 1e-100, 1e-12, 1e12, 1e100])
+def test_units_of_the_moments_that_leave_their_squares_leave_a_root(unit):
+    fit, same = (GMMEstimator(_in_units(u, 1), _table()).fit() for u in (1.0, unit))
+    assert same.verified
+    assert np.all(np.abs(same.theta - fit.theta) <= STEP_LIMIT * fit.standard_errors)
+    np.testing.assert_allclose(same.standard_errors, fit.standard_errors, rtol=STEP_LIMIT)
+
+
+@pytest.mark.parametrize("unit", [1e-160, 1e-200])
+def test_moments_whose_squares_are_lost_are_refused_as_that(unit):
+    with pytest.raises(IdentificationError, match="zero for every observation, or so small") as refused:
+        GMMEstimator(_in_units(unit, 1), _table()).fit()
+    assert refused.value.codes == ("E211",)
+    assert "multiply them by a constant" in str(refused.value)
+
+
+def test_a_search_that_ends_early_for_small_moments_says_so():
+    fit = GMMEstimator(_in_units(1e-100, 2), _table()).fit({"a": 2.0})
+    assert "first step: moments vary by" in fit.verdict()
+    with pytest.raises(EstimationError, match=r"moments vary by .* multiply them by a constant"):
+        GMMEstimator(_in_units(1e-200, 2), _table()).fit({"a": 2.0})
+
+
 def test_a_moment_written_twice_is_refused_by_name_where_its_weight_is_needed():
     def moments(theta, rows):
         e = rows["y"] - theta[0]
