@@ -84,8 +84,9 @@ class GMMEstimator:
     cluster : str or sequence of str, optional
         Which of the data's clusters, where they name more than are needed.
     starts : int or sequence of starts, optional
-        So many starts in all, the given one and others scattered around it with a fixed seed (see
-        :func:`.optimize.scattered`); or the others themselves.  The lowest minimum found is returned, and
+        So many starts of every step, the given one (later the estimate before) and others scattered around
+        it with a fixed seed (see :func:`.optimize.scattered`); or the others themselves, to which later steps
+        add the given one.  The lowest minimum found is returned, and
         its verdict says where the other starts ended, with W403 if that was elsewhere.  By default one,
         and for ``cue`` five around the two-step estimate.
     max_steps : int

@@ -38,6 +38,9 @@ have arrived."""
 FORESEEN_LEAST = 1e-6
 """Below this part of the sum of squares the trust region, which then starts near its end, is as quick."""
 
+AWAY = 4.0
+"""Units by which scattered starts move a parameter at least: minima nearer than this are one to the data."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -395,20 +398,26 @@ def scattered(start: Array, unit: Array, count: int, seed: int) -> list[Array]:
     ----------
     start : array (P,)
     unit : array (P,)
-        How far to move a parameter that starts at zero, where no magnitude is known.
+        Standard errors, or what stands for them.
     count : int
     seed : int
 
     Returns
     -------
     list of array (P,)
-        Each parameter multiplied by ``2^u`` with u uniform on (-1, 1): signs stay, and magnitudes go from
-        half to twice.  A zero becomes ``u * unit``.
+        Two near, two away, and so on.  Near: each parameter multiplied by ``2^u`` with u uniform on (-1, 1), so
+        that signs stay and magnitudes go from half to twice; a zero becomes ``u * unit``.  Away: ``start + d``
+        and ``start - d`` with d of either sign, between one and two times ``max(|start|, 4 unit)``: of the
+        two, one lies at or beyond zero, where a minimum of the other sign would be.
 
     Examples
     --------
-    >>> [point.round(2).tolist() for point in scattered(np.array([8.0, 0.0]), np.ones(2), 2, seed=0)]
-    [[9.67, -0.46], [4.23, -0.97]]
+    >>> [point.round(2).tolist() for point in scattered(np.array([8.0, 0.0]), np.ones(2), 4, seed=0)]
+    [[9.67, -0.46], [4.23, -0.97], [20.35, 7.09], [-4.35, -7.09]]
     """
     draws = np.random.default_rng(seed).uniform(-1.0, 1.0, (count, start.size))
-    return [np.where(start == 0, u * unit, start * np.exp2(u)) for u in draws]
+    near = np.where(start == 0, draws * unit, start * np.exp2(draws))
+    away = np.copysign(np.exp2(np.abs(draws)), draws) * np.maximum(np.abs(start), AWAY * unit)
+    return [
+        near[k] if k % 4 < 2 else start + away[k] if k % 4 == 2 else start - away[k - 1] for k in range(count)
+    ]

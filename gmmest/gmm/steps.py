@@ -155,7 +155,8 @@ def fit_steps(
         and not first.at_bound.any()
     ):
         return _with_weight(first, _next_weight(first, moments.sample.moment_names))
-    others = [start, *others] if others else []  # later steps begin at the estimate before, and elsewhere
+    # later steps begin at the estimate before, and elsewhere; a number of starts is that of every step
+    others = [start, *others][: len(others) + (not isinstance(plan.starts, int))] if others else []
     second = _next(plan, moments, first, others)
     if plan.steps == "twostep":
         return _with_first(second, first, moments)
@@ -291,11 +292,23 @@ def _lowest(
     values = np.array([np.inf if fit is None else fit.value for fit in fits])
     if len(moments.sample.moment_names) == start.size and not np.any(first.at_bound):
         values = np.where(verified, 0.0, values)  # roots are equal, whatever rounding leaves
-    index, note = lowest(values, verified, "N Q")
+    # CUE may be lower on the way to infinity than at its minimum: that is told, and is no estimate
+    index, note = lowest(np.where(verified, values, np.inf) if any(verified) else values, verified, "N Q")
     best = fits[index]
     assert best is not None  # noqa: S101  the first start is never None, and its value is finite
-    notes = (note, *_elsewhere(best, [fit for fit in fits if fit is not None]))
+    notes = (note, *_elsewhere(best, [fit for fit in fits if fit is not None]), *_below(best, values))
     return replace(best, starts=len(fits), notes=notes)
+
+
+def _below(best: Fitted, values: Array) -> tuple[str, ...]:
+    """A note where a start stopped below the best minimum, and at none."""
+    lower = values[values < best.value * (1.0 - SAME_MINIMUM)]
+    if not best.certificate.verified or not lower.size:
+        return ()
+    return (
+        f"W403 the criterion is lower elsewhere: {lower.size} starts stopped at no minimum, the lowest at N Q ="
+        f" {np.min(lower):.6g}; a better minimum may exist, or none on the way to infinity",
+    )
 
 
 def _elsewhere(best: Fitted, fits: Sequence[Fitted]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -473,6 +474,45 @@ def test_cue_tells_of_a_minimum_elsewhere_by_default():
     assert fit.theta[0] == pytest.approx(3.0, abs=1e-6)
     assert fit.work.starts == 5
     assert "W403 several minima" in fit.verdict()
+
+
+def two_signs() -> tuple[gm.Table, Callable[[float], gm.MomentFunction]]:
+    """Means of two columns near two are the square of t, and the second says that t is positive."""
+    z = np.random.default_rng(3).normal(size=(400, 2)) + 2.0
+
+    def moments(theta, rows):
+        e = rows["z"] - theta[0] ** 2
+        return np.stack([e[:, 0], e[:, 1] + 0.15 * (theta[0] - 1.4)], axis=1)
+
+    table = gm.Table.from_arrays({"z": z})
+    return table, lambda start: gm.MomentFunction(moments, names=["t"], start=[start])
+
+
+@pytest.mark.parametrize("options", [{"steps": "cue"}, {"steps": "cue", "starts": 5}, {"starts": 5}])
+def test_a_lower_minimum_of_the_other_sign_is_found(options):
+    table, model = two_signs()
+    lost = gm.GMMEstimator(model(-1.0), table, starts=1).fit()
+    assert lost.verified  # the premise: a minimum, and not the lowest
+    assert lost.theta[0] < -1.0
+    for start in (-1.0, 1.0):
+        fit = gm.GMMEstimator(model(start), table, **options).fit()
+        assert fit.verified
+        assert fit.theta[0] > 1.0
+        assert fit.n_obs * fit.criterion < 0.1 * lost.n_obs * lost.criterion
+        assert "W403 several minima: of 5 starts" in fit.verdict()
+        assert fit.work.starts == 5
+
+
+def test_a_valley_on_the_way_to_infinity_is_no_estimate(travel_data, greene_overidentified):
+    """Where all shares go to zero or one the criterion of CUE falls below its minimum, and has none."""
+    far = [17.5, 14.1, 10.8, 0.027, 0.084, -0.081]
+    one, two = (
+        gm.GMMEstimator(greene_overidentified, travel_data(), steps="cue", starts=starts).fit()
+        for starts in (1, [far])
+    )
+    assert two.verified
+    assert np.allclose(two.theta, one.theta, rtol=1e-6)
+    assert "W403 the criterion is lower elsewhere: 1 starts stopped at no minimum" in two.verdict()
 
 
 def test_minima_as_low_at_two_points_are_reported():

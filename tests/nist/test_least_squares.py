@@ -269,14 +269,16 @@ def test_the_floor_of_rounding_hides_no_digit_of_eight() -> None:
     assert certify(point, np.zeros(3), J, tiny, ("a", "b")).verified
 
 
-def test_scattered_starts_keep_signs_and_repeat() -> None:
-    start = np.array([4.0, -1e-6, 0.0])
-    points = scattered(start, np.array([1.0, 1.0, 8.0]), 50, seed=7)
-    assert len(points) == 50
-    for point, again in zip(points, scattered(start, np.array([1.0, 1.0, 8.0]), 50, seed=7), strict=True):
-        assert np.array_equal(point, again)
-        assert np.all((point[:2] / start[:2] >= 0.5) & (point[:2] / start[:2] <= 2.0))
-        assert abs(point[2]) <= 8.0
+def test_scattered_starts_go_near_and_to_the_other_side_of_zero_and_repeat() -> None:
+    start, unit = np.array([4.0, -1e-6, 0.0]), np.array([1.0, 1e-9, 8.0])
+    points = np.array(scattered(start, unit, 52, seed=7))
+    assert np.array_equal(points, scattered(start, unit, 52, seed=7))
+    near, away = (points[np.arange(52) // 2 % 2 == half] for half in (0, 1))
+    assert np.all((near[:, :2] / start[:2] >= 0.5) & (near[:, :2] / start[:2] <= 2.0))
+    assert np.all(np.abs(near[:, 2]) <= 8.0)
+    assert np.allclose(away[::2] + away[1::2], 2.0 * start, rtol=1e-12)
+    assert np.all(np.min(away.reshape(-1, 2, 3)[:, :, :2] / start[:2], axis=1) <= 0.0)
+    assert np.all((np.abs(away[:, 2]) >= 32.0) & (np.abs(away[:, 2]) <= 64.0))
 
 
 def test_lowest_prefers_a_verified_one_among_equals() -> None:
