@@ -40,6 +40,17 @@ GRID = 80
 """Points of the first grid on either side, from a hundredth of a standard error to REACH in equal ratios of
 1.26."""
 
+RUNGS, FEWEST_RUNGS = 14, 6
+"""Points on either side along the axes of other parameters, over all axes and at least on each; for one parameter in
+ratios of about two."""
+NEAREST, FAR_OFF = 0.5, 1e4
+"""The first and the last of them, in standard errors; the last in multiples of the distance of what is given, where
+moments that are linear have their limit."""
+DIPS = 3
+"""Places from which a local search begins, beside the one that is expected, where other parameters are several."""
+BEYOND = 1e50
+"""A residual where moments cannot be had."""
+
 
 @dataclass(frozen=True, slots=True)
 class STest:
@@ -183,7 +194,7 @@ def s_test(
     if np.all(free):
         raise ConfigError(Complaint("E102", "no parameter was given a value; expected one or more, by name"))
     with single_blas_thread():
-        stat, found = _concentrated(context, context.moments(), theta, free, _unit(estimate), [theta])
+        stat, found = _concentrated(context, context.moments(), estimate, theta, free)
     df = len(context.sample.moment_names) - (int(np.sum(free)) if nuisance == "strong" else 0)
     return STest(stat, df, chi2_sf(stat, df), found)
 
@@ -303,7 +314,8 @@ def level_set(
     Parameters
     ----------
     function : callable
-        Of one number; a refusal (``GmmestError``) ends the region there.
+        Of one number, the same whenever it is asked.  A refusal (``GmmestError``) ends the region, or between
+        points of the grid counts as above zero.
     centre, unit : float
         The grid is ``centre`` and ``centre +- unit r`` with r from 0.01 to 1e6 in equal ratios.
 
@@ -331,12 +343,23 @@ def level_set(
     """
     from scipy.optimize import brentq
 
-    known = _on_grid(function, centre, unit)
-    _add_extrema(function, known)
-    points = sorted(known)
-    inside = [known[v] <= 0 for v in points]
+    grid = _on_grid(function, centre, unit)
+    known = dict(grid)
+
+    def value(v: float) -> float:
+        """The function, refusals between points of the grid as a value that is not in the set; kept by point."""
+        if v not in known:
+            try:
+                found = function(v)
+            except GmmestError:
+                found = np.nan
+            known[v] = found if np.isfinite(found) else BEYOND
+        return known[v]
+
+    points = sorted({*grid, *_extrema(value, sorted(grid))})
+    inside = [value(v) <= 0 for v in points]
     edges = [
-        a if known[a] == 0 else b if known[b] == 0 else brentq(function, a, b, xtol=1e-12 * unit, rtol=1e-13)
+        a if value(a) == 0 else b if value(b) == 0 else brentq(value, a, b, xtol=1e-12 * unit, rtol=1e-13)
         for a, b, one, two in zip(points, points[1:], inside, inside[1:], strict=False)
         if one != two
     ]
@@ -361,22 +384,22 @@ def _on_grid(function: Callable[[float], float], centre: float, unit: float) -> 
     return known
 
 
-def _add_extrema(function: Callable[[float], float], known: dict[float, float]) -> None:
+def _extrema(value: Callable[[float], float], points: Sequence[float]) -> list[float]:
     """Minima above zero and maxima below it between grid points, where a piece or a hole may hide."""
     from scipy.optimize import minimize_scalar
 
-    points = sorted(known)
+    found = []
     for a, b, c in zip(points, points[1:], points[2:], strict=False):
-        fa, fb, fc = known[a], known[b], known[c]
         for sign in (1.0, -1.0):
-            if sign * fb > 0 and sign * fb <= min(sign * fa, sign * fc):
-                found = minimize_scalar(
-                    lambda v, s=sign: s * function(v),
+            if sign * value(b) > 0 and sign * value(b) <= min(sign * value(a), sign * value(c)):
+                extremum = minimize_scalar(
+                    lambda v, s=sign: s * value(float(v)),
                     bounds=(a, c),
                     method="bounded",
                     options={"xatol": 1e-9 * (c - a)},
                 )
-                known[float(found.x)] = sign * float(found.fun)
+                found.append(float(extremum.x))
+    return found
 
 
 def _one_k(context: Context) -> Callable[[float], float]:
@@ -384,33 +407,29 @@ def _one_k(context: Context) -> Callable[[float], float]:
 
 
 def _profile_of_s(context: Context, estimate: Estimate, k: int) -> Callable[[float], float]:
-    """``v -> min S`` over the other parameters, started at the estimate and at the last minimum found."""
-    moments, unit = context.moments(), _unit(estimate)
+    """``v -> min S`` over the other parameters; what it says of v does not depend on what was asked before."""
+    moments = context.moments()
     free = np.ones(estimate.theta.size, dtype=bool)
     free[k] = False
-    last = [np.array(estimate.theta)]
-    slope = estimate.v[:, k] / estimate.v[k, k] if estimate.v[k, k] > 0 else np.zeros(free.size)
 
     def value(v: float) -> float:
-        # along the regression of the others on this parameter, from the estimate and from the last minimum
-        starts = [base + slope * (v - base[k]) for base in (estimate.theta, last[0])]
-        for start in starts:
-            start[k] = v
-        stat, last[0] = _concentrated(context, moments, starts[0], free, unit, starts)
-        return stat
+        theta = np.array(estimate.theta)
+        theta[k] = v
+        return _concentrated(context, moments, estimate, theta, free)[0]
 
     return value
 
 
 def _concentrated(
-    context: Context,
-    moments: Moments,
-    theta: Array,
-    free: NDArray[np.bool_],
-    unit: Array,
-    starts: Sequence[Array],
+    context: Context, moments: Moments, estimate: Estimate, theta: Array, free: NDArray[np.bool_]
 ) -> tuple[float, Array]:
-    """S minimised over the free parameters, and where."""
+    """S minimised over the free parameters, and where; the others are those of theta.
+
+    S has several minima, and for linear moments one may lie beyond infinity: far above zero S is what it is
+    far below.  The search begins where the estimate's covariance puts the free parameters given the others,
+    and wherever S dips on lines through that point (:func:`_dips`); what it says of theta does not depend on what
+    was asked before.
+    """
     from scipy.optimize import least_squares
 
     names, root_n = context.sample.moment_names, float(np.sqrt(context.sample.n_obs))
@@ -419,30 +438,90 @@ def _concentrated(
         g = moments.value(point)
         return root_n * inverse_weight(context.covariance(moments, point), names).whiten(g)
 
+    if not np.any(free):
+        r = residuals(theta)
+        return float(r @ r), theta
+    unit = _unit(estimate)[free]
+    middle, axes = _given(estimate, theta, free, unit)
+
     def at(z: Array) -> Array:
         point = theta.copy()
-        point[free] = unit[free] * z
+        point[free] = middle + axes @ z
         return point
 
     def careful(z: Array) -> Array:
         try:
             return residuals(at(z))
         except GmmestError:
-            return np.full(len(names), 1e50)
+            return np.full(len(names), BEYOND)
 
-    if not np.any(free):
-        r = residuals(theta)
-        return float(r @ r), theta
-    best, where = np.inf, theta
-    for start in starts:
-        found = least_squares(
-            careful, start[free] / unit[free], x_scale="jac", ftol=1e-12, xtol=1e-10, gtol=None
-        )
-        if 2.0 * found.cost < best:
-            best, where = 2.0 * float(found.cost), at(found.x)
-    if not best < 1e99:
-        residuals(theta)  # says what is wrong
-    return best, where
+    def stat(z: Array) -> float:
+        r = careful(z)
+        return float(r @ r)
+
+    dips = _dips(stat, unit.size, _distance(estimate, theta, free))
+    if unit.size > 1:
+        starts = [np.zeros(unit.size), *(z for _, z in dips[:DIPS] if np.any(np.abs(z) > NEAREST))]
+        found = [least_squares(careful, z, x_scale="jac", ftol=1e-12, xtol=1e-10, gtol=None) for z in starts]
+        dips = sorted(((2.0 * float(f.cost), f.x) for f in found), key=lambda dip: dip[0])
+    if not dips or not dips[0][0] < BEYOND:
+        residuals(at(np.zeros(unit.size)))  # says what is wrong
+        raise EstimationError(Complaint("E411", "moments are not finite wherever the S test looked for them"))
+    return dips[0][0], at(dips[0][1])
+
+
+def _given(estimate: Estimate, theta: Array, free: NDArray[np.bool_], unit: Array) -> tuple[Array, Array]:
+    """Where the free parameters are expected given the others, (F,), and a root of their covariance, (F, F).
+
+    By the normal law with the covariance V of the estimate: ``V_fk V_kk^-1`` is the regression on the others.
+    Where V says nothing, the estimate and its units.
+    """
+    v, held = estimate.v, ~free
+    size = np.sqrt(np.abs(np.diag(v)))
+    if not (np.all(np.isfinite(v)) and np.all(size > 0)):
+        return estimate.theta[free], np.diag(unit)
+    r = v / np.outer(size, size)
+    try:
+        slope = np.linalg.solve(r[np.ix_(held, held)], r[np.ix_(held, free)]).T
+        root = np.linalg.cholesky(r[np.ix_(free, free)] - slope @ r[np.ix_(held, free)])
+    except np.linalg.LinAlgError:
+        return estimate.theta[free], np.diag(unit)
+    moved = slope @ ((theta - estimate.theta)[held] / size[held])
+    return estimate.theta[free] + size[free] * moved, size[free][:, None] * root
+
+
+def _distance(estimate: Estimate, theta: Array, free: NDArray[np.bool_]) -> float:
+    """How far the values that are given lie from the estimate, in standard errors, one at least."""
+    return max(1.0, float(np.max((np.abs(theta - estimate.theta) / _unit(estimate))[~free])))
+
+
+def _dips(function: Callable[[Array], float], size: int, distance: float) -> list[tuple[float, Array]]:
+    """Where a function of z dips on the axes through zero, with its values, the lowest first.
+
+    It is looked at in zero and on either side of it, in equal ratios up to ``FAR_OFF`` and, where given values are
+    far, that many times their distance: moments that are linear in theta depend on ratios of parameters there.
+    Each dip is followed by Brent's method, to eight digits of z; one at an end is the limit.
+    """
+    from scipy.optimize import minimize_scalar
+
+    rungs = np.geomspace(NEAREST, FAR_OFF * distance, max(RUNGS // size, FEWEST_RUNGS))
+    line = np.concatenate([-rungs[::-1], [0.0], rungs])
+    found: list[tuple[float, Array]] = []
+    for axis in np.eye(size):
+        values = np.array([function(t * axis) for t in line])
+        left, right = np.append(np.inf, values[:-1]), np.append(values[1:], np.inf)
+        for k in np.flatnonzero((values <= left) & (values <= right) & (values < BEYOND)):
+            found.append((float(values[k]), line[k] * axis))
+            if 0 < k < len(line) - 1:
+                low, high = line[k - 1], line[k + 1]
+                dip = minimize_scalar(
+                    lambda t, axis=axis: function(t * axis),
+                    bounds=(low, high),
+                    method="bounded",
+                    options={"xatol": 1e-8 * (high - low)},
+                )
+                found.append((float(dip.fun), dip.x * axis))
+    return sorted(found, key=lambda dip: dip[0])
 
 
 def _unit(estimate: Estimate) -> Array:

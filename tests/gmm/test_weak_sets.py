@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -207,6 +209,68 @@ def test_more_values_are_harder_to_meet():
     )
 
 
+def two_endogenous(seed: int) -> tuple[gm.GMMResults, Callable[[float, float], float]]:
+    """x weakly identified, x2 well: S over x has several minima, and is lowest beyond infinity for some x2."""
+    rng = np.random.default_rng(seed)
+    n = 150
+    z, v = rng.normal(size=(n, 3)), rng.normal(size=(n, 2))
+    X = z @ np.array([[0.12, 0.5], [0.1, -0.4], [0.0, 0.3]]) + v
+    y = X @ [0.5, 0.3] + v @ [0.8, 0.3] + 0.7 * rng.normal(size=n) * (1 + 0.5 * np.abs(z[:, 0]))
+    columns = {"y": y, "x": X[:, 0], "x2": X[:, 1], **{f"z{k}": z[:, k] for k in range(3)}}
+    model = gm.LinearIV("y", endogenous=["x", "x2"], instruments=["z0", "z1", "z2"], constant=False)
+
+    def s(b: float, b2: float) -> float:
+        c = z * (y - b * X[:, 0] - b2 * X[:, 1])[:, None]
+        g = c.mean(axis=0)
+        return float(n * g @ np.linalg.solve(c.T @ c / n, g))
+
+    return gm.GMMEstimator(model, gm.Table.from_arrays(columns)).fit(), s
+
+
+EVERYWHERE = np.concatenate(
+    [-np.geomspace(5, 1e5, 50)[::-1], np.linspace(-5, 5, 201), np.geomspace(5, 1e5, 50)]
+)
+
+
+@pytest.mark.parametrize("seed", [31, 32, 3])
+def test_a_projection_is_below_every_point_that_it_projects(seed):
+    fit, s = two_endogenous(seed)
+    for value in np.linspace(-3.0, 3.0, 7):
+        found = fit.s_test({"x2": value})
+        assert found.stat == pytest.approx(s(*found.theta), rel=1e-9)
+        assert found.stat <= min(s(b, value) for b in EVERYWHERE) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("nuisance", ["projection", "strong"])
+def test_sets_hold_every_value_that_some_point_defends(nuisance):
+    """Seeds whose sets once left out such values, or ended in brentq's ValueError."""
+    critical = chi2.ppf(0.95, 3 if nuisance == "projection" else 2)
+    for seed in (31, 32):
+        fit, s = two_endogenous(seed)
+        found = fit.confidence_set("x2", nuisance=nuisance)
+        for value in np.linspace(-3.0, 3.0, 25):
+            if min(s(b, value) for b in EVERYWHERE) <= critical:
+                assert value in found
+
+
+def test_several_nuisance_parameters_are_searched_too():
+    fit, _ = two_endogenous(31)
+    data = fit.context.sample.whole().blocks[0]
+    columns = {
+        "y": data.y,
+        "x": data.X[:, 0],
+        "x2": data.X[:, 1],
+        **{f"z{k}": data.Z[:, k] for k in range(3)},
+    }
+    model = gm.LinearIV("y", endogenous=["x", "x2"], instruments=["z0", "z1", "z2"])
+    fit = gm.GMMEstimator(model, gm.Table.from_arrays(columns)).fit()
+    found = fit.s_test({"x2": 0.84515826})
+    assert all(
+        found.stat <= fit.s_test({"x2": 0.84515826, "x": b}).stat + 1e-8
+        for b in np.concatenate([np.linspace(-5, 5, 41), [-100.0, 100.0]])
+    )
+
+
 def test_s_at_its_true_value_has_its_size_however_weak_the_instruments():
     critical, rejected = chi2.ppf(0.95, 3), 0
     for seed in range(200):
@@ -259,3 +323,16 @@ def test_what_cannot_be_asked_is_refused():
         fit.confidence_set("x", statistic="LR")
     with pytest.raises(gm.ConfigError, match="alpha"):
         fit.confidence_set("x", alpha=0.0)
+
+
+def test_what_cannot_be_evaluated_between_grid_points_is_no_part_of_a_set():
+    """A gap below the spacing of the grid: the end stays where the function says, and nothing is raised."""
+
+    def broken(v):
+        if 4.0 < v < 4.001:
+            raise gm.EstimationError(gm.Complaint("E411", "overflow"))
+        return np.nan if 4.001 <= v < 4.002 else v - 4.0
+
+    intervals, _ = level_set(broken, 0.0, 1.0)
+    assert len(intervals) == 1
+    assert intervals[0] == pytest.approx((-np.inf, 4.0), abs=1e-9)
