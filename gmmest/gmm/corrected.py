@@ -93,7 +93,7 @@ def named_covariance(
     Parameters
     ----------
     kind : {"sandwich", "efficient", "minimised_weight", "classical", "windmeijer", "misspecification"}
-        * the first three: :func:`.inference.covariance`;
+        * the first three: :func:`.inference.covariance`, the third where W is the inverse of an S, as for J;
         * ``classical``: ``G^-1/N``, the inverse Hessian of the log-likelihood, where the moments are its score;
         * ``windmeijer``: with ``D = H^-1 B``, ``V_2 = H^-1/N`` and V_1 the sandwich of the first step,
           ``V_2 + D V_2 + V_2 D' + D V_1 D'`` after two steps, and ``(I - D)^-1 V_2 (I - D')^-1`` where
@@ -134,6 +134,12 @@ def named_covariance(
     1419-1447.
     """
     names = moments.sample.moment_names
+    if kind == "minimised_weight" and not estimate.weight.efficient:
+        _refuse(
+            kind,
+            f"the weight was {estimate.weight.source!r}, not the inverse of a covariance of the moments",
+            "steps: twostep, or se: sandwich",
+        )
     for simple in SE_NAMES:
         if kind == simple:
             return covariance(estimate.jacobian, estimate.weight, estimate.s, simple, names)
