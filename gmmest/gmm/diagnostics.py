@@ -6,8 +6,8 @@ identified where some direction b moves the mean moments, ``G b``, by no more th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +17,14 @@ from gmmest.data.immutable import freeze
 from gmmest.derivatives.backends import Analytic, as_backend, for_many_rows
 from gmmest.derivatives.operators import value_and_jacobian
 from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, printable
-from gmmest.execution.serial import fold, single_blas_thread
+from gmmest.execution.serial import single_blas_thread
+from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import position
 from gmmest.gmm.inference import chi2_sf
 from gmmest.gmm.specification import restricted_minimum
 from gmmest.gmm.units import column_norms, pseudo_inverse
-from gmmest.gmm.weighting import inverse_weight
+from gmmest.gmm.weighting import MomentCovariance, contribution_covariance, inverse_weight
 from gmmest.models.regression import LinearIV
 
 if TYPE_CHECKING:
@@ -57,20 +58,25 @@ LITTLE = (400, 20_000_000)
 of a second."""
 
 
+NOT_ASSESSED = "identification strength not assessed"
+NEGATIVE = 1e-10
+"""Eigenvalue of a correlation matrix that still counts as zero: rounding of sums of squares."""
+
+
 @dataclass(frozen=True, slots=True)
 class JointCovariance:
-    """Means and centred covariance of contributions and their derivatives, as sums of squares over N.
+    """Means and centred covariance of contributions c_i and their derivatives, by the estimator of S of the fit.
 
     Parameters
     ----------
     g : array (M,)
     G : array (M, P)
     gg : array (M, M)
-        ``(1/N) sum_i (g_i - g)(g_i - g)'``.
+        S centred: ``(1/N) sum_i (g_i - g)(g_i - g)'`` where it is robust.
     Gg : array (M, P, M)
-        ``(1/N) sum_i (G_i - G) (g_i - g)'``.
+        ``(1/N) sum_i (G_i - G) (g_i - g)'``, or its sum over pairs in a cluster or near in time.
     GG : array (M, P, M, P)
-        ``(1/N) sum_i (G_i - G)(G_i - G)'``.
+        ``(1/N) sum_i (G_i - G)(G_i - G)'``, or the like.
     n_obs : int
     """
 
@@ -97,26 +103,26 @@ def joint_covariance(context: Context, theta: Array) -> JointCovariance:
     Raises
     ------
     EstimationError
-        E433: observations carry weights or come in clusters or in time, for which this is not defined here.
+        E433: clusters that are too few, or two ways of clustering whose difference is no covariance.
 
     Notes
     -----
+    With S ``unadjusted``, which says nothing of derivatives, ``robust`` stands in; lags have the bandwidth of the
+    contributions.  Law: gg is S with ``centred=True``.
     Cost: derivatives of every contribution, N M P numbers in memory, by the fit's engine, and
     O(N M^2 P^2).
     """
-    _require_independent_rows(context)
-    m, p = len(context.sample.moment_names), len(context.sample.names)
+    sample, n = context.sample, context.sample.n_obs
+    m, p = len(sample.moment_names), len(sample.names)
     backend = "auto" if as_backend(context.grad) == Analytic() else for_many_rows(context.grad)
 
-    def rows(block: Any) -> Array:
+    def derivatives(block: Any) -> Array:
         value, slope = value_and_jacobian(context.model.contributions, theta, block, backend=backend)
         return np.concatenate([np.asarray(value), np.asarray(slope).reshape(len(value), m * p)], axis=1)
 
-    n = context.sample.n_obs
     with single_blas_thread():
-        parts = [rows(block) for block in context.sample.blocks]
-        mean = fold([part.sum(axis=0) for part in parts]) / n
-        square = fold([(part - mean).T @ (part - mean) for part in parts]) / n
+        rows = np.concatenate([derivatives(block) for block in sample.blocks])
+        mean, square = np.sum(rows, axis=0) / n, _covariance_of(rows, m, context)
     return JointCovariance(
         mean[:m],
         mean[m:].reshape(m, p),
@@ -127,18 +133,32 @@ def joint_covariance(context: Context, theta: Array) -> JointCovariance:
     )
 
 
-def _require_independent_rows(context: Context) -> None:
-    kind, seen = context.weighting.estimator, context.sample.observations
-    weighted = seen.weight is not None or seen.frequency is not None
-    if kind not in ("robust", "unadjusted") or weighted:
-        raise EstimationError(
-            Complaint(
-                "E433",
-                f"weighting {kind!r}, or weights of observations: this statistic is there for independent"
-                " observations of equal weight",
-                next="weighting: robust",
-            )
-        )
+def _covariance_of(rows: Array, m: int, context: Context) -> Array:
+    """Centred covariance of rows whose first m columns are the contributions, with the options of S."""
+    options, sample = replace(context.weighting, centred=True), context.sample
+    if options.estimator == "unadjusted":
+        options = replace(options, estimator="robust")
+
+    def s(columns: Array, options: CovarianceOptions) -> MomentCovariance:
+        n_params = len(sample.names) + sample.absorbed
+        return contribution_covariance(columns, options, sample.observations, sample.n_obs, n_params)
+
+    if options.estimator == "kernel":
+        width = s(rows[:, :m], options).bandwidth
+        options = options if width is None else replace(options, bandwidth=width)
+    found = s(rows, options)
+    reason = ""
+    if found.degrees is not None and found.degrees < m:
+        reason = f"{found.degrees + 1} clusters for {m} moments"
+    elif found.estimator == "twoway":
+        size = np.sqrt(np.abs(np.diag(found.matrix)))
+        size = np.where(size > 0, size, 1.0)
+        if not np.linalg.eigvalsh(found.matrix / np.outer(size, size))[0] >= -NEGATIVE:
+            reason = "two ways of clustering, whose difference has negative eigenvalues"
+    if reason:
+        what = f"{reason}: no covariance of moments with their derivatives"
+        raise EstimationError(Complaint("E433", what, next="weighting: robust"))
+    return found.matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +255,15 @@ class Diagnostics:
         Condition number of ``S^-1/2 G`` with columns at unit length.
     rank : int
     strength : float
-        :func:`weakest` over its degrees of freedom; below 10 identification is called weak.
+        :func:`weakest` over its degrees of freedom; below 10 identification is called weak.  nan where the
+        covariance of the derivatives cannot be had.
     pvalue : float
-        Of the hypothesis that G has deficient rank.
+        Of the hypothesis that G has deficient rank; nan likewise.
     flat : tuple of (str, float)
-        The weakest direction: parameters and how far they move together, largest first.
+        The weakest direction: parameters and how far they move together, largest first.  Without a covariance of
+        the derivatives, the direction that moves ``S^-1/2 G`` least, columns at unit length.
     notes : tuple of str
-        ``W213`` where identification is weak.
+        ``W213`` where identification is weak; why its strength was not assessed.
     """
 
     moment_condition: float
@@ -278,13 +300,13 @@ def diagnose(context: Context, estimate: Estimate) -> Diagnostics:
     moment_condition = float(np.linalg.cond(estimate.s.matrix / np.outer(spread, spread)))
     white = inverse_weight(estimate.s, context.sample.moment_names).whiten(estimate.jacobian)
     length = column_norms(white)
-    singular = np.linalg.svd(white / length, compute_uv=False)
-    found = weakest(joint_covariance(context, estimate.theta))
+    _, singular, axes = np.linalg.svd(white / length)
+    found = _strength(context, estimate.theta, axes[-1] / length)
     share = np.abs(found.direction) * length
     order = [int(k) for k in np.argsort(-share) if share[k] >= NAMED * share.max()]
     flat = tuple((names[k], float(found.direction[k] / found.direction[order[0]])) for k in order)
-    notes: tuple[str, ...] = ()
-    if not found.strength >= WEAK:
+    notes: tuple[str, ...] = () if not found.reason else (f"{NOT_ASSESSED}: {found.reason}",)
+    if found.strength < WEAK:
         moved = " ".join(f"{move:+.3g} {printable(name)}" for name, move in flat).lstrip("+")
         notes = (
             f"W213 weak identification along {moved}: strength {found.strength:.2g}, {WEAK:g} is wanted (the"
@@ -295,14 +317,36 @@ def diagnose(context: Context, estimate: Estimate) -> Diagnostics:
         float(singular[0] / singular[-1]) if singular[-1] > 0 else float("inf"),
         int(np.sum(singular > singular[0] * 1e-12)),
         found.strength,
-        chi2_sf(found.statistic, found.df),
+        found.pvalue,
         flat,
         notes,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Strength:
+    """Strength, its p-value and the weakest direction; nan, and another direction, where there is a reason."""
+
+    strength: float
+    pvalue: float
+    direction: Array
+    reason: str = ""
+
+
+def _strength(context: Context, theta: Array, otherwise: Array) -> _Strength:
+    try:
+        found = weakest(joint_covariance(context, theta))
+    except GmmestError as error:
+        return _Strength(np.nan, np.nan, otherwise, error.complaints[0].what)
+    except np.linalg.LinAlgError:
+        return _Strength(np.nan, np.nan, otherwise, "the derivatives have no covariance that can be inverted")
+    if not np.isfinite(found.strength):
+        return _Strength(np.nan, np.nan, otherwise, "derivatives of contributions are not finite")
+    return _Strength(found.strength, chi2_sf(found.statistic, found.df), found.direction)
+
+
 def weakness(context: Context, estimate: Estimate) -> tuple[str, ...]:
-    """The notes of :func:`diagnose` where they cost little, for a summary; none where they cannot be had.
+    """The notes of :func:`diagnose` where they cost little, for a summary.
 
     Parameters
     ----------
@@ -312,15 +356,18 @@ def weakness(context: Context, estimate: Estimate) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        At most ``W213``.  Larger problems than :data:`LITTLE` are left to those who ask for diagnostics.
+        ``W213``, or why the strength could not be assessed.  Larger problems than :data:`LITTLE` are left to those
+        who ask for diagnostics.
     """
     size = estimate.jacobian.size
     if size > LITTLE[0] or size * context.sample.n_obs > LITTLE[1]:
         return ()
     try:
         return diagnose(context, estimate).notes
-    except (GmmestError, np.linalg.LinAlgError):
-        return ()
+    except GmmestError as error:
+        return (f"{NOT_ASSESSED}: {error.complaints[0].what}",)
+    except np.linalg.LinAlgError:
+        return (f"{NOT_ASSESSED}: S or the Jacobian of the moments is not finite",)
 
 
 def first_stage(context: Context) -> pd.DataFrame:
@@ -335,9 +382,10 @@ def first_stage(context: Context) -> pd.DataFrame:
     ``shea_rsquared``
         Shea's: the part of x that neither the other endogenous regressors nor the exogenous ones explain.
     ``f``, ``f_robust``
-        ``(x'P_Z x / q) / (v'v / (N - k))``; Wald statistic with HC0 covariance over q.
+        ``(x'P_Z x / q) / (v'v / (N - k))``; Wald statistic over q with Omega: HC0, or by the clusters or lags
+        of S.
     ``f_effective``
-        ``N pi'pi / tr(Omega)`` with Z at ``Z'Z/N = I`` and Omega the HC0 covariance of ``z_i v_i``; for one
+        ``N pi'pi / tr(Omega)`` with Z at ``Z'Z/N = I`` and Omega the covariance of ``z_i v_i``; for one
         endogenous regressor, else nan.
     ``cragg_donald``
         Smallest eigenvalue of ``Sigma_vv^-1/2 X'P_Z X Sigma_vv^-1/2 / q``, one for all regressors.
@@ -373,22 +421,44 @@ def first_stage(context: Context) -> pd.DataFrame:
         raise EstimationError(
             Complaint("E433", "first-stage statistics are those of a LinearIV with endogenous regressors")
         )
-    _require_independent_rows(context)
+    seen, options = context.sample.observations, replace(context.weighting, centred=False, small_sample=False)
+    if seen.weight is not None or seen.frequency is not None:
+        what = "first-stage statistics are there for observations of equal weight"
+        raise EstimationError(Complaint("E433", what, next="a table without weights"))
+    if options.estimator == "unadjusted":
+        options = replace(options, estimator="robust")
+
+    def covariance_of(scores: Array) -> Array:
+        return contribution_covariance(scores, options, seen, len(scores), 0).matrix
+
     rows, columns = context.sample.whole().blocks[0], model.columns
     inside = [columns.names.index(name) for name in columns.endogenous]
     excluded = [columns.moment_names.index(name) for name in columns.instruments]
     exogenous = np.delete(rows.X, inside, axis=1)
     with single_blas_thread():
         table = first_stage_statistics(
-            rows.X[:, inside], exogenous, rows.Z[:, excluded], columns.constant, context.sample.absorbed
+            rows.X[:, inside],
+            exogenous,
+            rows.Z[:, excluded],
+            columns.constant,
+            context.sample.absorbed,
+            covariance_of,
         )
     return pd.DataFrame(table, index=list(columns.endogenous))
 
 
 def first_stage_statistics(
-    endogenous: Array, exogenous: Array, excluded: Array, constant: bool, absorbed: int = 0
+    endogenous: Array,
+    exogenous: Array,
+    excluded: Array,
+    constant: bool,
+    absorbed: int = 0,
+    covariance_of: Callable[[Array], Array] = lambda scores: scores.T @ scores / len(scores),
 ) -> dict[str, Array]:
-    """The statistics of :func:`first_stage` from arrays (N, e), (N, k1), (N, q), less absorbed effects."""
+    """The statistics of :func:`first_stage` from arrays (N, e), (N, k1), (N, q), less absorbed effects.
+
+    ``covariance_of`` makes Omega, (q, q), from ``z_i v_i``, (N, q).
+    """
     n, q = excluded.shape
     k = q + exogenous.shape[1] + absorbed
     basis = np.linalg.qr(exogenous)[0]
@@ -400,7 +470,7 @@ def first_stage_statistics(
     v = x - fitted
     explained, left = np.sum(np.square(fitted), axis=0), np.sum(np.square(v), axis=0)
     total = np.sum(np.square(endogenous - (endogenous.mean(axis=0) if constant else 0.0)), axis=0)
-    omega = [(z * v[:, [j]]).T @ (z * v[:, [j]]) / n for j in range(x.shape[1])]
+    omega = [covariance_of(z * v[:, [j]]) for j in range(x.shape[1])]
     robust = np.array([n * p @ np.linalg.solve(o, p) / q for p, o in zip(pi.T, omega, strict=True)])
     one = x.shape[1] == 1
     effective = n * (pi[:, 0] @ pi[:, 0]) / np.trace(omega[0]) if one else np.nan

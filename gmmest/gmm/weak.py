@@ -218,7 +218,7 @@ def k_test(context: Context, values: Mapping[str, float] | Sequence[float] | Arr
     Raises
     ------
     EstimationError
-        E433: clusters, kernels or weights.
+        E433: see :func:`.diagnostics.joint_covariance`.
 
     Notes
     -----

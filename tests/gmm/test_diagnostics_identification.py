@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from linearmodels.iv import IV2SLS
@@ -9,6 +11,7 @@ from linearmodels.iv import IV2SLS
 import gmmest as gm
 from gmmest.derivatives.backends import Jax
 from gmmest.gmm.diagnostics import first_stage_statistics, joint_covariance, weakest
+from gmmest.gmm.weighting import moment_covariance
 
 EXACT = 1e-8
 
@@ -92,7 +95,7 @@ def test_first_stage_of_other_models_is_refused(travel_data, greene):
         gm.GMMEstimator(greene, travel_data()).fit().first_stage()
 
 
-def test_weights_and_clusters_are_refused_by_what_needs_independent_rows(housing):
+def test_what_needs_no_more_than_s_works_with_any_s(housing):
     model = gm.LinearIV("rent", exogenous=["pcturban"], endogenous=["hsngval"], instruments=INSTRUMENTS)
     weighted = gm.Table.from_frame(housing.drop(columns=["state", "region"]), weight="pop")
     clustered = gm.Table.from_frame(
@@ -103,15 +106,44 @@ def test_weights_and_clusters_are_refused_by_what_needs_independent_rows(housing
         gm.GMMEstimator(model, clustered, weighting="cluster").fit(),
     ]
     for fit in fits:
-        for call in (fit.diagnostics, fit.first_stage, lambda fit=fit: fit.k_test(fit.theta)):
-            with pytest.raises(gm.EstimationError, match="E433"):
-                call()
-        # what needs no more than S works with any S
         assert fit.c_test(["faminc"]).stat <= fit.j_test().stat + 1e-9
         assert fit.distance_test("pcturban = 0").stat == pytest.approx(
             fit.lm_test("pcturban = 0").stat, rel=1e-7
         )
         assert fit.s_test({"hsngval": fit.params["hsngval"]}).stat >= 0.0
+        at = fit.k_test(fit.theta)
+        assert at.s_stat == pytest.approx(at.stat + at.rest, rel=1e-10)
+        assert fit.diagnostics().strength > 0
+    with pytest.raises(
+        gm.EstimationError, match="E433 first-stage statistics are there for observations of equal"
+    ):
+        fits[0].first_stage()
+
+
+def test_first_stage_f_of_clusters_is_the_wald_statistic(housing):
+    group = np.arange(50) // 5
+    model = gm.LinearIV("rent", exogenous=["pcturban"], endogenous=["hsngval"], instruments=INSTRUMENTS)
+    table = gm.Table.from_frame(
+        housing.drop(columns=["state", "region"]).assign(group=group), cluster="group"
+    )
+    fit = gm.GMMEstimator(model, table, weighting="cluster", steps="onestep").fit()
+    rows = fit.context.sample.whole().blocks[0]
+    names = fit.context.model.columns
+    x = rows.X[:, [names.names.index("hsngval")]]
+    w = np.delete(rows.X, names.names.index("hsngval"), axis=1)
+    z = rows.Z[:, [names.moment_names.index(name) for name in INSTRUMENTS]]
+    regressors = np.column_stack([z, w])
+    b = np.linalg.lstsq(regressors, x, rcond=None)[0]
+    scores = regressors * (x - regressors @ b)
+    sums = np.array([scores[group == c].sum(axis=0) for c in range(10)])
+    bread = np.linalg.inv(regressors.T @ regressors)
+    v = bread @ sums.T @ sums @ bread
+    wald = float(b[:4, 0] @ np.linalg.solve(v[:4, :4], b[:4, 0]))
+    ours = fit.first_stage().loc["hsngval"]
+    assert ours["f_robust"] * 4 == pytest.approx(wald, rel=EXACT)
+    robust = gm.GMMEstimator(model, table).fit().first_stage().loc["hsngval"]
+    assert ours["f"] == robust["f"]
+    assert ours["f_robust"] != robust["f_robust"]
 
 
 # --- strength ---------------------------------------------------------------------------------------------------
@@ -131,6 +163,79 @@ def test_joint_covariance_is_that_of_the_rows():
     assert np.allclose(joint.gg, cov[:3, :3], rtol=1e-10)
     assert np.allclose(joint.Gg.reshape(3, 3), cov[3:, :3], rtol=1e-9, atol=1e-14)
     assert np.allclose(joint.GG.reshape(3, 3), cov[3:, 3:], rtol=1e-10)
+
+
+@pytest.mark.parametrize("weighting", ["cluster", "twoway", "kernel", "robust"])
+def test_joint_covariance_is_that_of_s_with_all_its_options(weighting):
+    """gg is the S of the fit, centred, whatever its estimator; so is the rest by the same sums over pairs."""
+    plain = draw(50.0, 400, 2)
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 60, 400), rng.integers(0, 50, 400)
+    roles = {"weight": rng.uniform(0.5, 2.0, 400)} if weighting == "robust" else {"cluster": {"a": a, "b": b}}
+    table = gm.Table.from_arrays({name: plain.column(name) for name in ("y", "x", "z0", "z1", "z2")}, **roles)
+    chosen = {"cluster": {"cluster": "a"}, "kernel": {"kernel": "parzen"}}.get(weighting, {})
+    fit = gm.GMMEstimator(weak_model(), table, weighting=weighting, small_sample=True, **chosen).fit()
+    joint = joint_covariance(fit.context, fit.theta)
+    s = fit.with_cov(centred=True).estimate.s
+    assert np.allclose(joint.gg, s.matrix, rtol=1e-10)
+    assert np.allclose(joint.G, fit.estimate.jacobian, rtol=1e-12)
+    # the derivatives are contributions too: those of y = -x at zero
+    columns = {name: table.column(name) for name in ("x", "z0", "z1", "z2")}
+    moved = weak_model().sample(gm.Table.from_arrays({"y": -table.column("x"), **columns}, **roles))
+    options = fit.context.weighting
+    options = replace(options, centred=True, bandwidth=fit.estimate.s.bandwidth or options.bandwidth)
+    of_g = moment_covariance(replace(fit.context, sample=moved).moments(), np.zeros(1), options)
+    assert np.allclose(joint.GG[:, 0, :, 0], of_g.matrix, rtol=1e-10)
+
+
+@pytest.mark.parametrize("weighting", ["robust", "cluster"])
+def test_clusters_and_weights_do_not_hide_weak_instruments(weighting):
+    plain = draw(1.0, 300, 1)
+    columns = {name: plain.column(name) for name in ("y", "x", "z0", "z1", "z2")}
+    roles = (
+        {"weight": np.linspace(0.5, 2.0, 300)} if weighting == "robust" else {"cluster": np.arange(300) // 4}
+    )
+    fit = gm.GMMEstimator(weak_model(), gm.Table.from_arrays(columns, **roles), weighting=weighting).fit()
+    assert "W213 weak identification along 1 x: strength" in str(fit.summary())
+
+
+def test_clusters_of_one_are_robust_in_every_diagnostic():
+    plain = draw(20.0, 200, 5)
+    columns = {name: plain.column(name) for name in ("y", "x", "z0", "z1", "z2")}
+    fits = [
+        gm.GMMEstimator(
+            weak_model(), gm.Table.from_arrays(columns, cluster=np.arange(200)), weighting=w
+        ).fit()
+        for w in ("robust", "cluster")
+    ]
+    assert fits[0].diagnostics().strength == pytest.approx(fits[1].diagnostics().strength, rel=1e-8)
+    assert fits[0].k_test([0.3]).stat == pytest.approx(fits[1].k_test([0.3]).stat, rel=1e-10)
+    assert np.allclose(fits[0].first_stage(), fits[1].first_stage(), rtol=1e-10)
+
+
+def test_a_strength_that_cannot_be_had_is_said_to_be_missing():
+    """Two ways of clustering may have no covariance of moments and derivatives; the rest needs none."""
+    for seed in range(50):
+        plain = draw(50.0, 60, seed)
+        columns = {name: plain.column(name) for name in ("y", "x", "z0", "z1", "z2")}
+        rng = np.random.default_rng(seed)
+        ways = {"a": rng.integers(0, 6, 60), "b": rng.integers(0, 5, 60)}
+        fit = gm.GMMEstimator(
+            weak_model(), gm.Table.from_arrays(columns, cluster=ways), weighting="cluster", cluster="a"
+        ).fit()
+        try:
+            fit = fit.with_cov(weighting="twoway", cluster=["a", "b"])
+            found = fit.diagnostics()
+        except gm.IdentificationError:  # S itself is not positive definite
+            continue
+        if np.isnan(found.strength):
+            break
+    assert np.isnan(found.pvalue)
+    assert found.rank == 1
+    assert found.moment_condition > 1
+    assert found.flat == (("x", 1.0),)
+    assert found.notes[0].startswith("identification strength not assessed: two ways of clustering")
+    assert "identification strength not assessed" in str(fit.summary())
 
 
 def test_jax_sweeps_once_a_parameter_and_not_once_a_row(monkeypatch):
