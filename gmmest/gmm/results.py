@@ -306,9 +306,16 @@ class GMMResults:
         fit = self._of_free()
         return s_test(fit.context, fit.estimate, fit.values(values), nuisance)
 
-    def k_test(self, values: Mapping[str, float] | Sequence[float]) -> KTest:
-        """Kleibergen's K test that all parameters have given values: :func:`.weak.k_test`."""
-        return k_test(self._of_free().context, values)
+    def k_test(
+        self, values: Mapping[str, float] | Sequence[float], nuisance: Nuisance = "projection"
+    ) -> KTest:
+        """Kleibergen's K test that all or, with ``nuisance="strong"``, some parameters have given values.
+
+        By name, or all in order: :func:`.weak.k_test`.
+        """
+        fit = self._of_free()
+        given = fit.values(values) if isinstance(values, Mapping) else values
+        return k_test(fit.context, fit.estimate, given, nuisance)
 
     def confidence_set(
         self, name: str, alpha: float = 0.05, statistic: Statistic = "S", nuisance: Nuisance = "projection"

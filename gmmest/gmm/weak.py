@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
-from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, not_among, printable
+from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, not_among, printable, some
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.diagnostics import joint_covariance
 from gmmest.gmm.fitted import Context, Estimate
@@ -77,12 +77,12 @@ class STest:
 
 @dataclass(frozen=True, slots=True)
 class KTest:
-    """Kleibergen's K test of all parameters.
+    """Kleibergen's K test of all or some parameters.
 
     Parameters
     ----------
     stat : float
-        Chi-squared with P degrees of freedom.
+        Chi-squared with as many degrees of freedom as parameters were given values.
     df : int
     pvalue : float
     s_stat, rest : float
@@ -90,6 +90,7 @@ class KTest:
         degrees of freedom, independent of K: a large one says that K is small at a point where the moments do not
         hold.
     theta : array (P,)
+        The point: the values tested, and the others where S is least.
     """
 
     stat: float
@@ -187,29 +188,36 @@ def s_test(
     """
     names = context.sample.names
     _require_among("nuisance", nuisance, ("projection", "strong"))
-    theta, free = np.array(estimate.theta), np.ones(len(names), dtype=bool)
-    for name, value in values.items():
-        theta[position(name, names)] = _finite(value, name)
-        free[position(name, names)] = False
-    if np.all(free):
-        raise ConfigError(Complaint("E102", "no parameter was given a value; expected one or more, by name"))
+    theta, free = _given_values(estimate, names, values)
     with single_blas_thread():
         stat, found = _concentrated(context, context.moments(), estimate, theta, free)
     df = len(context.sample.moment_names) - (int(np.sum(free)) if nuisance == "strong" else 0)
     return STest(stat, df, chi2_sf(stat, df), found)
 
 
-def k_test(context: Context, values: Mapping[str, float] | Sequence[float] | Array) -> KTest:
-    """Kleibergen's K test that all parameters have given values.
+def k_test(
+    context: Context,
+    estimate: Estimate,
+    values: Mapping[str, float] | Sequence[float] | Array,
+    nuisance: Nuisance = "projection",
+) -> KTest:
+    """Kleibergen's K test that all or some parameters have given values.
 
     ``K = N g'S^-1 D (D'S^-1 D)^-1 D'S^-1 g`` with ``D_p = G_p - C_p S^-1 g``, C_p the covariance of the
-    derivatives of the contributions with the contributions, all at the values, centred.
+    derivatives of the contributions with the contributions, all at the values, centred.  Where parameters are left,
+    they are put where S is least (their continuously updated estimate given the values), and D is the part of the
+    columns of those tested that the columns of the others do not span, in the metric of S^-1.
 
     Parameters
     ----------
     context : Context
+    estimate : Estimate
+        Where the search over the other parameters starts.
     values : mapping or sequence
-        Of every parameter, by name or in order.
+        By name, or of every parameter in order.
+    nuisance : {"projection", "strong"}
+        ``strong``, that the others are well identified once the values are given, is needed where there are
+        others: K has no projection, since it is zero at every stationary point of S.
 
     Returns
     -------
@@ -218,29 +226,59 @@ def k_test(context: Context, values: Mapping[str, float] | Sequence[float] | Arr
     Raises
     ------
     EstimationError
-        E433: see :func:`.diagnostics.joint_covariance`.
+        E433: other parameters without ``nuisance="strong"``; see also :func:`.diagnostics.joint_covariance`.
 
     Notes
     -----
     Laws: zero at the continuously updated estimate; ``S = K + rest``; equal to S where the model is just
-    identified.  K is zero at other stationary points of that criterion too, maxima among them.  D has to
-    have full rank.
+    identified and all parameters have values.  K is zero at other stationary points of that criterion too, maxima
+    among them.  D has to have full rank.
 
     References
     ----------
     Kleibergen, F. (2005), "Testing parameters in GMM without assuming that they are identified",
-    Econometrica 73, 1103-1123, equations (16) to (21).
+    Econometrica 73, 1103-1123, equations (16) to (21), and section 3.2 for some of the parameters.
     """
-    theta = _all_values(context.sample.names, values)
+    _require_among("nuisance", nuisance, ("projection", "strong"))
+    names = context.sample.names
+    if isinstance(values, Mapping):
+        theta, free = _given_values(estimate, names, values)
+    else:
+        theta, free = _all_values(names, values), np.zeros(len(names), dtype=bool)
+    if np.any(free):
+        _require_strong([name for name, left in zip(names, free, strict=True) if left], nuisance)
+        with single_blas_thread():
+            _, theta = _concentrated(context, context.moments(), estimate, theta, free)
+    return _k_at(context, theta, free)
+
+
+def _require_strong(others: Sequence[str], nuisance: Nuisance) -> None:
+    if others and nuisance != "strong":
+        raise EstimationError(
+            Complaint(
+                "E433",
+                f"K with {some(others)} left open: it is zero at every stationary point of S, and has no projection",
+                next="nuisance: strong, where these are well identified; values of all parameters; or statistic S",
+            )
+        )
+
+
+def _k_at(context: Context, theta: Array, free: NDArray[np.bool_]) -> KTest:
+    """K of the parameters that are not free, at theta, with the columns of D of the free ones projected out."""
     joint = joint_covariance(context, theta)
     weight = inverse_weight(MomentCovariance(joint.gg, "robust", joint.n_obs), context.sample.moment_names)
     g = weight.whiten(joint.g)
     removed = np.einsum("mpn,n->mp", joint.Gg, weight.apply(joint.g))
     d = weight.whiten(joint.G - removed)
-    q = np.linalg.qr(d / column_norms(d))[0]
-    stat = joint.n_obs * float(np.sum(np.square(q.T @ g)))
+    d = np.concatenate([d[:, free], d[:, ~free]], axis=1)
+    along = np.square(
+        np.linalg.qr(d / column_norms(d))[0].T @ g
+    )  # free columns first: the rest is orthogonal to them
+    others = int(np.sum(free))
+    df, stat = theta.size - others, joint.n_obs * float(np.sum(along[others:]))
     s_stat = joint.n_obs * float(g @ g)
-    return KTest(stat, theta.size, chi2_sf(stat, theta.size), s_stat, max(s_stat - stat, 0.0), theta)
+    rest = max(s_stat - joint.n_obs * float(np.sum(along)), 0.0)
+    return KTest(stat, df, chi2_sf(stat, df), s_stat, rest, theta)
 
 
 def confidence_set(
@@ -260,9 +298,8 @@ def confidence_set(
     name : str
     alpha : float
     statistic : {"S", "K"}
-        K for models with one parameter alone.
     nuisance : {"projection", "strong"}
-        See :func:`s_test`.
+        See :func:`s_test`; ``strong`` is needed for K where there are other parameters.
 
     Returns
     -------
@@ -271,28 +308,21 @@ def confidence_set(
     Raises
     ------
     EstimationError
-        E433: K with other parameters.
+        E433: K with other parameters, without ``nuisance="strong"``.
 
     Notes
     -----
     :func:`level_set` on a grid that reaches a million standard errors from the estimate on either side, or as far
     as the moments are finite.  Law: for one regressor and one instrument S is the ratio of two quadratic
-    functions, and the set is what the quadratic formula says.  Cost: some 200 evaluations of the
-    statistic.
+    functions, and the set is what the quadratic formula says.  K jumps where another minimum over the other
+    parameters becomes the lowest; an end may lie there.  Cost: some 200 evaluations of the statistic.
     """
     names = context.sample.names
     k, level = position(name, names), require_level(alpha)
     _require_among("statistic", statistic, ("S", "K"))
     _require_among("nuisance", nuisance, ("projection", "strong"))
-    if statistic == "K" and len(names) > 1:
-        raise EstimationError(
-            Complaint(
-                "E433",
-                "K sets are there for models with one parameter: K is zero at every stationary point, so that it"
-                " cannot be minimised over others",
-                next="statistic S, or k_test at values of all parameters",
-            )
-        )
+    if statistic == "K":
+        _require_strong([other for other in names if other != name], nuisance)
     from scipy.special import chdtri
 
     others = len(names) - 1
@@ -300,7 +330,7 @@ def confidence_set(
     df = 1 if statistic == "K" else m - (others if nuisance == "strong" else 0)
     critical = float(chdtri(df, level))
     with single_blas_thread():
-        function = _one_k(context) if statistic == "K" else _profile_of_s(context, estimate, k)
+        function = _profile(context, estimate, k, statistic)
         unit = float(_unit(estimate)[k])
         intervals, searched = level_set(lambda v: function(v) - critical, float(estimate.theta[k]), unit)
     return ConfidenceSet(name, intervals, level, statistic, df, critical, searched)
@@ -402,12 +432,8 @@ def _extrema(value: Callable[[float], float], points: Sequence[float]) -> list[f
     return found
 
 
-def _one_k(context: Context) -> Callable[[float], float]:
-    return lambda v: k_test(context, [v]).stat
-
-
-def _profile_of_s(context: Context, estimate: Estimate, k: int) -> Callable[[float], float]:
-    """``v -> min S`` over the other parameters; what it says of v does not depend on what was asked before."""
+def _profile(context: Context, estimate: Estimate, k: int, statistic: Statistic) -> Callable[[float], float]:
+    """``v -> min S`` over the other parameters, or K there; a function of v alone, whatever was asked before."""
     moments = context.moments()
     free = np.ones(estimate.theta.size, dtype=bool)
     free[k] = False
@@ -415,7 +441,8 @@ def _profile_of_s(context: Context, estimate: Estimate, k: int) -> Callable[[flo
     def value(v: float) -> float:
         theta = np.array(estimate.theta)
         theta[k] = v
-        return _concentrated(context, moments, estimate, theta, free)[0]
+        stat, where = _concentrated(context, moments, estimate, theta, free)
+        return stat if statistic == "S" else _k_at(context, where, free).stat
 
     return value
 
@@ -532,19 +559,23 @@ def _unit(estimate: Estimate) -> Array:
     return np.where(np.isfinite(errors) & (errors > 0), errors, np.where(size > 0, size, 1.0))
 
 
-def _all_values(names: tuple[str, ...], values: Mapping[str, float] | Sequence[float] | Array) -> Array:
-    if isinstance(values, Mapping):
-        missing = [name for name in names if name not in values]
-        if missing or len(values) > len(names):
-            raise ConfigError(
-                Complaint(
-                    "E102", f"values of {list(values)} were given; expected one of each of {list(names)}"
-                )
-            )
-        return np.array([_finite(values[name], name) for name in names])
+def _given_values(
+    estimate: Estimate, names: tuple[str, ...], values: Mapping[str, float]
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Theta with the values put in, and which parameters were given none."""
+    theta, free = np.array(estimate.theta), np.ones(len(names), dtype=bool)
+    for name, value in values.items():
+        theta[position(name, names)] = _finite(value, name)
+        free[position(name, names)] = False
+    if np.all(free):
+        raise ConfigError(Complaint("E102", "no parameter was given a value; expected one or more, by name"))
+    return theta, free
+
+
+def _all_values(names: tuple[str, ...], values: Sequence[float] | Array) -> Array:
     if len(values) != len(names):
         raise ConfigError(Complaint("E102", f"{len(values)} values were given for {len(names)} parameters"))
-    return np.array([_finite(value, name) for value, name in zip(values, names, strict=True)])
+    return np.array([_finite(value, name) for name, value in zip(names, values, strict=True)])
 
 
 def _finite(value: float, name: str) -> float:

@@ -175,6 +175,84 @@ def test_just_identified_k_is_s():
     assert found.rest == pytest.approx(0.0, abs=1e-10)
 
 
+def dense_subset_k(fit: gm.GMMResults, value: float) -> tuple[float, float]:
+    """K of x with x2 where S is least, each formula written out, by inverses; and that x2."""
+    rows = fit.context.sample.whole().blocks[0]
+    Z, y, X, n = rows.Z, rows.y, rows.X, len(rows.y)
+
+    def centred(b):
+        c = Z * (y - X @ b)[:, None]
+        return c.mean(axis=0), c - c.mean(axis=0)
+
+    def s(b2):
+        g, c = centred(np.array([value, b2]))
+        return g @ np.linalg.solve(c.T @ c, g)
+
+    line = np.linspace(-20.0, 20.0, 4001)
+    k = int(np.argmin([s(b) for b in line]))
+    b2 = minimize_scalar(s, bounds=(line[k - 1], line[k + 1]), method="bounded", options={"xatol": 1e-11}).x
+    g, c = centred(np.array([value, b2]))
+    inverse = np.linalg.inv(c.T @ c / n)
+    D = []
+    for p in range(2):
+        q = -Z * X[:, [p]]
+        D.append(q.mean(axis=0) - (q - q.mean(axis=0)).T @ c / n @ inverse @ g)
+    D = np.column_stack(D)
+    slope = D.T @ inverse @ g
+    return float(n * slope @ np.linalg.inv(D.T @ inverse @ D) @ slope), float(b2)
+
+
+def weak_and_strong(seed: int, weak: float = 0.08, n: int = 250) -> gm.GMMResults:
+    """x with instruments that say little, x2 with one that says much; truth 0.5 and 0.3."""
+    rng = np.random.default_rng(seed)
+    z, v = rng.normal(size=(n, 4)), rng.normal(size=(n, 2))
+    x, x2 = z @ [weak, weak, weak, 0.0] + v[:, 0], z[:, 3] + v[:, 1]
+    y = 0.5 * x + 0.3 * x2 + (0.8 * v[:, 0] + 0.3 * v[:, 1] + 0.5 * rng.normal(size=n)) * (1 + 0.3 * z[:, 1])
+    columns = {"y": y, "x": x, "x2": x2, **{f"z{k}": z[:, k] for k in range(4)}}
+    names = ["z0", "z1", "z2", "z3"]
+    model = gm.LinearIV("y", endogenous=["x", "x2"], instruments=names, constant=False)
+    return gm.GMMEstimator(model, gm.Table.from_arrays(columns), steps="onestep").fit()
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.5, 2.0])
+def test_k_of_some_parameters_is_kleibergens(value):
+    fit = weak_and_strong(1)
+    found = fit.k_test({"x": value}, nuisance="strong")
+    stat, x2 = dense_subset_k(fit, value)
+    assert found.theta == pytest.approx([value, x2], rel=1e-6)
+    assert found.stat == pytest.approx(stat, rel=1e-6)
+    assert found.df == 1
+    assert found.s_stat == pytest.approx(found.stat + found.rest, rel=1e-6)  # the score of x2 is zero there
+    whole = fit.k_test(found.theta)
+    assert (whole.df, whole.stat) == (2, pytest.approx(found.stat, rel=1e-6))
+
+
+def test_k_sets_of_one_parameter_among_others_end_where_the_test_begins_to_reject():
+    """At its level, or where another minimum over x2 becomes the lowest and K jumps."""
+    fit = weak_and_strong(2, weak=0.5)
+    found = fit.confidence_set("x", statistic="K", nuisance="strong")
+    assert (found.df, found.shape) == (1, "disjoint")
+    for low, high in found.intervals:
+        for end, inwards in ((low, 1.0), (high, -1.0)):
+            inside, outside = (
+                fit.k_test({"x": end + step}, nuisance="strong").pvalue
+                for step in (1e-6 * inwards, -1e-6 * inwards)
+            )
+            assert outside < 0.05 < inside
+    assert any(low <= fit.params["x"] <= high for low, high in found.intervals)
+
+
+def test_k_of_some_parameters_has_its_size_however_weak_they_are():
+    """120 draws at 5 %: 6 expected, standard deviation 2.4; a Wald test rejects far more often."""
+    k = wald = 0
+    for seed in range(120):
+        fit = weak_and_strong(seed, weak=0.05)
+        k += fit.k_test({"x": 0.5}, nuisance="strong").pvalue < 0.05
+        wald += fit.wald_test("x = 0.5").pvalue < 0.05
+    assert k <= 14
+    assert wald >= 24
+
+
 # --- other parameters ---------------------------------------------------------------------------------------------
 
 
@@ -309,8 +387,10 @@ def test_a_function_that_ends_is_searched_as_far_as_it_goes():
 def test_what_cannot_be_asked_is_refused():
     model, data = with_constant(1)
     fit = gm.GMMEstimator(model, data).fit()
-    with pytest.raises(gm.EstimationError, match="E433 K sets are there for models with one parameter"):
+    with pytest.raises(gm.EstimationError, match="E433 K with const left open"):
         fit.confidence_set("x", statistic="K")
+    with pytest.raises(gm.EstimationError, match="E433 K with const left open"):
+        fit.k_test({"x": 0.5})
     with pytest.raises(gm.ConfigError, match="no parameter 'w'"):
         fit.s_test({"w": 1.0})
     with pytest.raises(gm.ConfigError, match="no parameter was given"):
