@@ -202,6 +202,7 @@ def test_at_an_active_bound_it_is_the_model_fixed_there(choices, steps, optimize
     assert np.isnan(fit.bse["w"])
     assert "W402 w at its upper bound 0.7" in fit.verdict()
     assert {row[0]: row[2] for row in fit.table()[1]}["w"] == "upper bound"
+    assert steps == "onestep" or dict(fit.facts())["J test"].endswith(", 1 bound taken as true")
     assert np.allclose(fit.theta, fixed.theta, rtol=1e-9)
     assert np.allclose(fit.standard_errors[[0, 2]], fixed.standard_errors[[0, 2]], rtol=1e-8)
 
