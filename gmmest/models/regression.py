@@ -110,10 +110,12 @@ class Columns:
         else:
             table = data if isinstance(data, Table) else Table.from_frame(data, used)
         columns = {name: table.column(name) for name in used}
+        if self.constant:  # no column has its name: that is refused above
+            columns["const"] = np.ones(table.n_rows)
         rows = RegressionRows(
             columns[self.dependent],
-            self._matrix(columns, self.names),
-            self._matrix(columns, self.moment_names),
+            np.column_stack([columns[name] for name in self.names]),
+            np.column_stack([columns[name] for name in self.moment_names]),
         )
         seen = table.observations
         rows = replace(rows, weight=seen.mass, frequency=seen.frequency)
@@ -170,10 +172,6 @@ class Columns:
             X=np.ascontiguousarray(centred[:, : len(self.names)]),
             Z=np.ascontiguousarray(centred[:, places]),
         )
-
-    def _matrix(self, columns: dict[str, Array], names: tuple[str, ...]) -> Array:
-        ones = np.ones(len(columns[self.dependent]))
-        return np.column_stack([columns.get(name, ones) if name != "const" else ones for name in names])
 
     def _refuse_repeated(self) -> None:
         groups = () if self.absorb is None else (self.absorb,)
