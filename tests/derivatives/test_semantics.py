@@ -76,6 +76,32 @@ def test_nothing_times_infinity_is_nothing() -> None:
     assert gm.derivative(lambda x: x**0, 0.0) == 0.0
 
 
+@pytest.mark.parametrize("norm", [np.linalg.norm, np.linalg.vector_norm])
+@pytest.mark.parametrize("axis", [None, 0, -1, (1,), (0, 1), (2, 0), (-1, 1)], ids=str)
+@pytest.mark.parametrize("ord", [None, "fro", "nuc", 0, 1, -1, 2, -2, 3, np.inf, -np.inf], ids=str)
+def test_a_norm_is_the_one_asked_for_or_refused(norm: Any, axis: Any, ord: Any) -> None:  # noqa: A002
+    point = np.random.default_rng(4).normal(size=(2, 3, 4))
+
+    def f(x: Any) -> Any:
+        return norm(x, ord=ord, axis=axis, keepdims=True)
+
+    try:
+        expected = f(point)
+    except (ValueError, TypeError):
+        return  # no norm to NumPy either
+    refusal = ""
+    try:
+        check_rule(f, point)
+    except gm.DerivativeError as refused:
+        refusal = str(refused)
+    if refusal:
+        assert f"np.linalg.{norm.__name__}(ord={ord!r})" in refusal
+        assert norm is np.linalg.vector_norm or ord not in (None, "fro")
+    else:
+        found = gm.value_and_jacobian(f, point, backend="forward")[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-14)  # sums of 24 squares in another order
+
+
 def test_a_warning_of_the_function_stays_a_warning() -> None:
     with pytest.warns(RuntimeWarning, match="divide by zero"):
         gm.jacobian(np.log, np.array([0.0, 1.0]), backend="forward")

@@ -205,15 +205,28 @@ def _log_of_sum(value: Any, axis: int) -> Any:
 UFUNC_METHODS[np.logaddexp, "reduce"] = _logaddexp_reduce
 
 
-@rule(np.linalg.norm, np.linalg.vector_norm)
-def _norm(level: Level, x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:  # noqa: A002
-    """Euclidean and Frobenius; of vectors also the sum and the maximum of absolute values."""
-    vector = axis is not None or x.ndim == 1
-    if ord is None or ord == "fro" or (ord == 2 and vector):
+def _norm_of_vectors(name: str, x: Any, ord: Any, axis: Any, keepdims: bool) -> Any:  # noqa: A002
+    """Euclidean, or the sum or an extremum of absolute values, over one axis or several taken as one."""
+    if ord == 2:
         return np.sqrt(np.sum(np.square(x), axis=axis, keepdims=keepdims))
-    if vector and not isinstance(axis, tuple):
-        if ord == 1:
-            return np.sum(np.abs(x), axis=axis, keepdims=keepdims)
-        if ord in (np.inf, -np.inf):
-            return (np.max if ord > 0 else np.min)(np.abs(x), axis=axis, keepdims=keepdims)
-    return refuse_unsupported(f"np.linalg.norm(ord={ord!r})", "the Euclidean norm has one")
+    if ord == 1:
+        return np.sum(np.abs(x), axis=axis, keepdims=keepdims)
+    if ord in (np.inf, -np.inf):
+        return (np.max if ord > 0 else np.min)(np.abs(x), axis=axis, keepdims=keepdims)
+    return refuse_unsupported(f"{name}(ord={ord!r})", "the Euclidean norm has one")
+
+
+@rule(np.linalg.vector_norm)
+def _vector_norm(level: Level, x: Any, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Any:  # noqa: A002
+    return _norm_of_vectors("np.linalg.vector_norm", x, ord, axis, keepdims)
+
+
+@rule(np.linalg.norm)
+def _norm(level: Level, x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:  # noqa: A002
+    """Of vectors, and Frobenius; a pair of axes is a matrix, whose other norms are none of its entries."""
+    axes = x.ndim if axis is None else np.size(axis)
+    if ord is None or (ord == "fro" and axes == 2):
+        ord = 2  # noqa: A001
+    elif axes != 1:
+        refuse_unsupported(f"np.linalg.norm(ord={ord!r}) of matrices", "the Frobenius norm has one")
+    return _norm_of_vectors("np.linalg.norm", x, ord, axis, keepdims)
