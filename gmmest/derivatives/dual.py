@@ -37,7 +37,7 @@ from gmmest.derivatives.refusals import (
 )
 from gmmest.derivatives.rules.table import RULES, UFUNC_METHODS
 
-__all__ = ["DualArray", "Level"]
+__all__ = ["DualArray", "Level", "leading_level"]
 
 _numbers = itertools.count(1)
 
@@ -99,7 +99,7 @@ class DualArray(NDArrayOperatorsMixin):
         if not kwargs:
             plain = len(inputs) == 1 or type(inputs[0]) is np.ndarray or type(inputs[1]) is np.ndarray
             if not plain:
-                return rule(_leading_level(inputs), *inputs)
+                return rule(leading_level(inputs), *inputs)
             if not self.level.open:
                 refuse_leaked()
             return rule(self.level, *inputs)
@@ -108,7 +108,7 @@ class DualArray(NDArrayOperatorsMixin):
             refuse_unsupported(f"np.{ufunc.__name__}(where=...)", "use np.where on the result")
         _check_dtype(ufunc, kwargs)
         # the target stands among the operands: it may belong to an older level than the result
-        result = _with_options(rule, ufunc, method, _leading_level(inputs), inputs, kwargs)
+        result = _with_options(rule, ufunc, method, leading_level(inputs), inputs, kwargs)
         return result if out is None else _write(out[0], result)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -120,12 +120,10 @@ class DualArray(NDArrayOperatorsMixin):
                 if not self.level.open:
                     refuse_leaked()
                 return rule(self.level, self)
-            return rule(_leading_level(args), *args)
+            return rule(leading_level(args), *args)
         out = kwargs.pop("out", None)
         _check_dtype(func, kwargs)
-        result = _with_options(
-            rule, func, "__call__", _leading_level((*args, *kwargs.values())), args, kwargs
-        )
+        result = _with_options(rule, func, "__call__", leading_level((*args, *kwargs.values())), args, kwargs)
         return result if out is None else _write(out, result)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
@@ -450,7 +448,8 @@ def _duals(arguments: Any) -> Iterator[DualArray]:
             yield from _duals(argument)
 
 
-def _leading_level(arguments: Any) -> Level:
+def leading_level(arguments: Any) -> Level:
+    """The innermost open differentiation that any of the arguments belongs to."""
     leading: Level | None = None
     for argument in arguments:
         if type(argument) is DualArray:

@@ -21,9 +21,8 @@ import numpy as np
 
 from gmmest.derivatives import operators
 from gmmest.derivatives.arguments import is_traced
-from gmmest.derivatives.dual import DualArray, Level
+from gmmest.derivatives.dual import DualArray, Level, leading_level
 from gmmest.derivatives.rules.elementwise import join
-from gmmest.derivatives.rules.table import RULES
 from gmmest.errors import Complaint, DerivativeError
 
 __all__ = ["Primitive", "implicit_root", "primitive"]
@@ -39,7 +38,6 @@ class Primitive:
         self.jvp: Callable[..., Any] | None = None
         self.vjp: Callable[..., Any] | None = None
         self.rows: Callable[..., Any] | None = None
-        RULES[self] = self._dual
 
     def def_jvp(self, rule: Callable[..., Any]) -> Callable[..., Any]:
         """Give the tangent rule ``rule(value, args, tangents)``; returns it, so that it decorates.
@@ -68,9 +66,8 @@ class Primitive:
             from gmmest.derivatives.jax_primitive import call_traced
 
             return call_traced(self, args)
-        duals = [a for a in args if isinstance(a, DualArray)]
-        if duals:
-            return duals[0].__array_function__(self, (DualArray,), args, {})
+        if any(isinstance(a, DualArray) for a in args):
+            return self._dual(leading_level(args), *args)
         if any(np.iscomplexobj(a) for a in args if isinstance(a, (np.ndarray, complex, np.generic))):
             return self._complex(args)
         return self.function(*args)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -186,6 +188,21 @@ def test_primitives_are_checked() -> None:
     bare.def_jvp(lambda value, args, tangents: np.ones(7))
     with pytest.raises(gm.DerivativeError, match=r"E609 the rule of exp returned a tangent of shape \(7,\)"):
         gm.jacobian(bare, X)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_primitive_made_within_a_function_is_not_kept(engine: str) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    def f(x: Any) -> Any:
+        root = gm.implicit_root(lambda y, a: y * y - a, np.sqrt)
+        made.append(weakref.ref(root))
+        return root(x)
+
+    np.testing.assert_allclose(gm.jacobian(f, X, backend=engine), np.diag(0.5 / np.sqrt(X)), rtol=1e-8)
+    gc.collect()
+    assert made
+    assert all(kept() is None for kept in made)
 
 
 A = np.array([[1.0, 0.2, 0.1], [0.3, 1.0, 0.2], [0.1, 0.1, 1.0]])
