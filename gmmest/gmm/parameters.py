@@ -6,7 +6,6 @@ and the results works on phi alone, and what is fixed costs nothing.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,14 @@ from numpy.typing import NDArray
 from gmmest.data.immutable import freeze
 from gmmest.errors import Complaint, ConfigError, IdentificationError, nearest, printable, some
 from gmmest.gmm.hypotheses import linear_hypotheses
-from gmmest.models.sample import MomentModel, MomentSums, Sample
+from gmmest.models.sample import (
+    OF_BLOCKS,
+    OF_PARAMETERS,
+    MomentModel,
+    MomentSums,
+    Sample,
+    takes_restriction,
+)
 
 __all__ = ["Bounds", "Parameters", "Restricted", "parameters_of", "restricted", "sampled"]
 
@@ -321,8 +327,8 @@ def sampled(
     bounds: Bounds | None,
 ) -> tuple[Sample, Parameters]:
     """The model's sample, and its parameters; identification is asked of the free ones where a model can."""
-    if (fixed or tied) and "restriction" in inspect.signature(model.sample).parameters:
-        sample = model.sample(data, restriction=lambda names: parameters_of(names, fixed, tied, bounds))  # type: ignore[call-arg]
+    if (fixed or tied) and takes_restriction(model):
+        sample = model.sample(data, restriction=lambda names: parameters_of(names, fixed, tied, bounds))
     else:
         sample = model.sample(data)
     return sample, parameters_of(sample.names, fixed, tied, bounds)
@@ -367,8 +373,9 @@ def _free_sample(sample: Sample, parameters: Parameters) -> Sample:
 class Restricted:
     """A model as a function of its free parameters, ``g(T phi + t0)``.
 
-    Hand-written derivatives go on by the chain rule, ``dg/dphi' = G T`` and ``v'G T``.  Every other method of
-    the model whose first argument is called ``theta`` gets ``T phi + t0``; the rest are the model's own.
+    Hand-written derivatives go on by the chain rule, ``dg/dphi' = G T`` and ``v'G T``.  Methods of
+    :data:`.sample.OF_PARAMETERS` get ``T phi + t0``, those of :data:`.sample.OF_BLOCKS` are the model's own;
+    others there are none.
     """
 
     model: MomentModel
@@ -438,13 +445,13 @@ class Restricted:
         return check
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name not in (*OF_PARAMETERS, *OF_BLOCKS):
             raise AttributeError(name)
         own = getattr(self.model, name)
-        if not callable(own) or next(iter(inspect.signature(own).parameters), "") != "theta":
+        if own is None or name in OF_BLOCKS:
             return own
 
-        def at_all_parameters(phi: Any, *rest: Any) -> Any:
-            return own(self.parameters.theta(phi), *rest)
+        def at_all_parameters(phi: Any, *rest: Any, **named: Any) -> Any:
+            return own(self.parameters.theta(phi), *rest, **named)
 
         return at_all_parameters

@@ -6,9 +6,10 @@ float64 arrays in blocks.  :class:`MomentModel` is all that the GMM layer asks o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,19 @@ from numpy.typing import NDArray
 from gmmest.data.immutable import freeze
 from gmmest.data.observations import UNWEIGHTED, Observations
 
-__all__ = ["MomentModel", "MomentSums", "Part", "Restriction", "Sample", "Total", "Within", "rows_per_block"]
+__all__ = [
+    "OF_BLOCKS",
+    "OF_PARAMETERS",
+    "MomentModel",
+    "MomentSums",
+    "Part",
+    "Restriction",
+    "Sample",
+    "Total",
+    "Within",
+    "rows_per_block",
+    "takes_restriction",
+]
 
 Array = NDArray[np.float64]
 Total = Callable[[Callable[[Any], Any]], Any]
@@ -210,6 +223,13 @@ class Part:
     frequency: Array | None = None
 
 
+OF_PARAMETERS = ("moment_sum", "unadjusted_covariance", "loglike")
+"""Optional methods of a model that have all parameters first and return nothing by parameter."""
+
+OF_BLOCKS = ("instrument_product_sum", "instrument_products", "is_likelihood_score")
+"""Optional methods of a model that know no parameters."""
+
+
 @runtime_checkable
 class MomentModel(Protocol):
     """What the GMM layer asks of a model.
@@ -224,8 +244,9 @@ class MomentModel(Protocol):
     ``loglike(theta, block) -> float``, and ``check_existence(theta, sample, transform=None, sums=None)``, which
     raises where no finite estimate exists; with T of free parameters, and with the sums of moments and Jacobian
     at theta, where they are at hand.  Where ``sample`` takes ``restriction=``, what
-    it checks of identification is asked of the free parameters alone.  A method that takes parameters has
-    them first, as ``theta``: so they can be put in for free ones.
+    it checks of identification is asked of the free parameters alone.  Parameters are the first argument of
+    every method that takes them, whatever it calls them: so all can be put in for the free ones.  The GMM layer
+    asks for these methods and no others.
     """
 
     def sample(self, data: Any) -> Sample:
@@ -233,6 +254,18 @@ class MomentModel(Protocol):
 
     def contributions(self, theta: Array, block: Any) -> Array:
         """Contributions g_i of the observations of a block, (n_b, M)."""
+
+
+class RestrictedModel(MomentModel, Protocol):
+    """A model that asks identification of the free parameters alone."""
+
+    def sample(self, data: Any, restriction: Restriction | None = None) -> Sample:
+        """As of any model."""
+
+
+def takes_restriction(model: MomentModel) -> TypeGuard[RestrictedModel]:
+    """Whether the model's ``sample`` takes ``restriction=``."""
+    return "restriction" in inspect.signature(model.sample).parameters
 
 
 def rows_per_block(n_columns: int) -> int:

@@ -175,6 +175,37 @@ def test_every_theta_of_a_restricted_model_is_that_of_the_model(choices):
     assert not hasattr(model, "no_such_method")
 
 
+class Renamed:
+    """A logit whose methods call their arguments otherwise."""
+
+    sample, contributions = staticmethod(LOGIT.sample), staticmethod(LOGIT.contributions)
+    instrument_product_sum = staticmethod(LOGIT.instrument_product_sum)
+
+    def loglike(self, params, rows):
+        return LOGIT.loglike(params, rows)
+
+    def unadjusted_covariance(self, at, count, fold):
+        return LOGIT.unadjusted_covariance(at, count, fold)
+
+    def of_no_contract(self, theta):
+        return theta
+
+
+def test_parameters_are_the_first_argument_by_place_not_by_name(choices):
+    held = {"fixed": {"w": 0.9}, "weighting": "unadjusted"}
+    ours = gm.GMMEstimator(Renamed(), choices, **held).fit()
+    logit = gm.GMMEstimator(LOGIT, choices, **held).fit()
+    assert ours.loglike == pytest.approx(logit.loglike, rel=SAME)
+    assert np.allclose(ours.bse, logit.bse, rtol=SAME, equal_nan=True)
+    model, block = (
+        Restricted(Renamed(), parameters_of(("x", "w", "z"), {"w": 0.9})),
+        ours.context.sample.blocks[0],
+    )
+    phi, theta = np.array([0.7, -0.3]), np.array([0.7, 0.9, -0.3])
+    assert model.loglike(phi, rows=block) == LOGIT.loglike(theta, block)
+    assert not hasattr(model, "of_no_contract")  # what is not known to take parameters is not guessed
+
+
 # --- bounds -----------------------------------------------------------------------------------------------
 
 BOUNDED = ["lsq", "lbfgsb", "trust-constr", "nelder-mead"]
