@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from gmmest.derivatives.backends import as_backend
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.audit import AuditRow, audited, exact_reference
-from gmmest.gmm.estimator import GMMEstimator, Start, starting_point
+from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.results import GMMResults
+from gmmest.models.sample import Start, starting_point
 
 __all__ = ["BackendRow", "Comparison", "comparable", "compare"]
 
@@ -119,7 +120,7 @@ def compare(
     """
     sample = estimator.model.sample(estimator.data)
     with single_blas_thread():
-        first = starting_point(start, sample)
+        first = starting_point(start, sample.names, sample.start)
         reference = exact_reference(estimator.model, sample, first)
         fit = replace(estimator, grad=reference).fit(start)
         # derivatives are easy at the estimate of a just identified model: look at the start as well

@@ -13,14 +13,14 @@ from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend, as_backend
-from gmmest.errors import Complaint, ConfigError, nearest, not_among, not_whole, printable, some
+from gmmest.errors import Complaint, ConfigError, not_among, not_whole, printable, some
 from gmmest.execution.journal import Journal, surroundings
 from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor, single_blas_thread
@@ -35,12 +35,11 @@ from gmmest.gmm.optimize import OPTIMIZERS
 from gmmest.gmm.parameters import Bounds, Parameters, restricted, sampled
 from gmmest.gmm.results import GMMResults
 from gmmest.gmm.steps import CURVATURE_STEP, Fitted, Plan, fit_steps
-from gmmest.models.sample import MomentModel, Sample
+from gmmest.models.sample import MomentModel, Sample, Start, starting_point
 
-__all__ = ["CURVATURE_STEP", "GMMEstimator", "Start", "starting_point"]
+__all__ = ["CURVATURE_STEP", "GMMEstimator"]
 
 Array = NDArray[np.float64]
-Start = Mapping[str, float] | Sequence[float] | NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +220,7 @@ class GMMEstimator:
             whole, parameters = sampled(self.model, self.data, self.fixed, self.tied, self.bounds)
             model, sample = restricted(self.model, whole, parameters)
             limits = (parameters.lower, parameters.upper) if parameters.bounded else None
-            first = parameters.start(starting_point(start, whole), given=start is not None)
+            first = parameters.start(starting_point(start, whole.names, whole.start), given=start is not None)
             moving: list[Moments] = []
             with _kept(journal, lambda: self._must_agree(whole, first)) as passes:
                 moments = Moments(model, sample, self.grad, executor, watch, limits, passes=passes)
@@ -279,7 +278,8 @@ class GMMEstimator:
             starts = None if self.starts is None else int(self.starts)
         else:
             starts = tuple(
-                parameters.start(starting_point(start, sample), given=True) for start in self.starts
+                parameters.start(starting_point(start, sample.names, sample.start), given=True)
+                for start in self.starts
             )
         return Plan(
             self.steps,
@@ -397,42 +397,6 @@ def _at_bounds(parameters: Parameters) -> tuple[str, ...]:
     if not held:
         return ()
     return (f"W402 {', '.join(held)}: counted as fixed there, without a standard error",)
-
-
-def starting_point(start: Start, sample: Sample) -> Array:
-    """The sample's own start, with the values given put in."""
-    theta = np.array(sample.start, dtype=np.float64)
-    if start is None:
-        return theta
-    if hasattr(start, "keys"):  # a mapping, or a pandas Series such as the params of another fit
-        named = dict(cast(Mapping[str, float], start).items())
-        unknown = [name for name in named if name not in sample.names]
-        if unknown:
-            raise ConfigError(
-                Complaint(
-                    "E102",
-                    f"start names {unknown[0]!r}; expected parameters are {some(sample.names, 20)}",
-                    next=nearest(unknown[0], sample.names),
-                )
-            )
-        for name, value in named.items():
-            theta[sample.names.index(name)] = _real(value, ())
-    else:
-        theta = _real(start, theta.shape)
-    if not np.all(np.isfinite(theta)):
-        raise ConfigError(Complaint("E102", "start has values that are not finite"))
-    return theta
-
-
-def _real(value: object, shape: tuple[int, ...]) -> Array:
-    try:
-        given = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ConfigError(Complaint("E102", f"start has {value!r}; numbers were expected")) from None
-    if given.shape != shape:
-        expected = f"{shape[0]} values were expected, one a parameter" if shape else "one number was expected"
-        raise ConfigError(Complaint("E102", f"start has shape {given.shape}; {expected}"))
-    return given
 
 
 def _loglike(moments: Moments, theta: Array) -> float | None:

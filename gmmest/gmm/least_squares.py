@@ -30,11 +30,11 @@ from gmmest.errors import (
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.certificate import Certificate, certify, curvature, lowest, whitened_directions
 from gmmest.gmm.coefficients import Coefficients
-from gmmest.gmm.estimator import CURVATURE_STEP, Start, starting_point
+from gmmest.gmm.estimator import CURVATURE_STEP
 from gmmest.gmm.fitted import Work
 from gmmest.gmm.objective import power_of_two_scale
 from gmmest.gmm.optimize import OPTIMIZERS, Problem, minimise, polish, scattered
-from gmmest.models.sample import Sample
+from gmmest.models.sample import Start, starting_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +101,9 @@ class NonlinearLeastSquares:
             raise ConfigError(
                 Complaint("E102", f"names are {some(self.names)}; different ones were expected")
             )
-        object.__setattr__(self, "start", tuple(self._point(start, np.zeros(len(self.names))).tolist()))
+        object.__setattr__(
+            self, "start", tuple(starting_point(start, self.names, np.zeros(len(self.names))).tolist())
+        )
 
     def fit(
         self,
@@ -148,7 +150,7 @@ class NonlinearLeastSquares:
         """
         backend = _checked(grad, optimizer, starts, maxiter, seed)
         begin = time.perf_counter()
-        given = self._point(start, np.array(self.start))
+        given = starting_point(start, self.names, np.array(self.start))
         rows = _rows(table, len(self.names))
         with single_blas_thread(), np.errstate(all="ignore"):
             residuals = _Residuals(self.function, self.names, rows, backend, given)
@@ -170,21 +172,13 @@ class NonlinearLeastSquares:
             notes=(note,) if len(fits) > 1 else (),
         )
 
-    def _point(self, start: Start, otherwise: Array) -> Array:
-        """A start by name or in order, the rest as said otherwise."""
-
-        def sample() -> Sample:
-            return Sample(self.names, (), (), (), 0, otherwise, sample)
-
-        return starting_point(start, sample())
-
     def _others(
         self, starts: int | Sequence[Start] | None, given: Array, residuals: _Residuals, seed: int
     ) -> list[Array]:
         if starts is None:
             return []
         if not isinstance(starts, (int, np.integer)):
-            return [self._point(other, given) for other in starts]
+            return [starting_point(other, self.names, given) for other in starts]
         value, jacobian = residuals.value_and_jacobian(given)
         size = np.sqrt(np.mean(np.square(value)))
         unit = power_of_two_scale(jacobian / (size if size > 0 else 1.0))

@@ -36,6 +36,7 @@ from gmmest.gmm.resampling import Multipliers
 from gmmest.gmm.specification import SpecificationTest, c_test, distance_test, lm_test
 from gmmest.gmm.weak import ConfidenceSet, KTest, Nuisance, Statistic, STest, confidence_set, k_test, s_test
 from gmmest.gmm.weighting import require_efficient
+from gmmest.models.sample import Start, starting_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -394,15 +395,15 @@ class GMMResults:
     def _of_free(self) -> FreeFit:
         return free_fit(self.context, self.estimate, self.parameters)
 
-    def check_derivatives(self, *grads: str, start: Mapping[str, float] | None = None) -> Audit:
+    def check_derivatives(self, *grads: str, start: Start = None) -> Audit:
         """Hold derivative engines against each other at the start and at the estimate.
 
         Parameters
         ----------
         *grads : str
             Engines; by default the one that made the fit, ``forward`` and ``jax``.
-        start : mapping, optional
-            Another point than the model's own start, by name.
+        start : mapping or sequence of float, optional
+            Another point than the model's own start, as in :meth:`.GMMEstimator.fit`.
 
         Returns
         -------
@@ -417,9 +418,7 @@ class GMMResults:
             a column; the message names the moment and the parameter.
         """
         context = present(self.context)
-        first = np.array(context.sample.start)
-        for name, value in (start or {}).items():
-            first[self.names.index(name)] = value
+        first = starting_point(start, self.names, context.sample.start)
         points = {"start": first, "estimate": np.asarray(self.theta)}
         engines = grads or tuple(dict.fromkeys((self.settings.grad, "forward", "jax")))
         outcome = audit(context.model, context.sample, engines, points)

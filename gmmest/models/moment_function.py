@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from gmmest.errors import (
     some,
 )
 from gmmest.models.identification import check_columns
-from gmmest.models.sample import Restriction, Sample, rows_per_block
+from gmmest.models.sample import Restriction, Sample, Start, rows_per_block, starting_point
 
 __all__ = ["InstrumentedRows", "MomentFunction"]
 
@@ -118,7 +118,7 @@ class MomentFunction:
         function: Callable[[Any, Any], Any],
         names: Sequence[str],
         moment_names: Sequence[str] | None = None,
-        start: Mapping[str, float] | Sequence[float] | None = None,
+        start: Start = None,
         instruments: Sequence[str] | None = None,
         constant: bool | None = None,
     ) -> None:
@@ -129,7 +129,8 @@ class MomentFunction:
         object.__setattr__(self, "function", function)
         object.__setattr__(self, "names", tuple(names))
         object.__setattr__(self, "moment_names", None if moment_names is None else tuple(moment_names))
-        object.__setattr__(self, "start", _start(self.names, start))
+        first = starting_point(start, self.names, np.zeros(len(self.names)))
+        object.__setattr__(self, "start", tuple(first.tolist()))
         object.__setattr__(self, "instruments", None if instruments is None else tuple(instruments))
         object.__setattr__(self, "constant", ones)
         _check_instruments(self.instruments, constant, ones)
@@ -332,21 +333,6 @@ def _check_instruments(instruments: tuple[str, ...] | None, given: bool | None, 
     if not instruments:
         what = "instruments is empty"
         raise ConfigError(Complaint("E102", what, next="leave it out, for a function of contributions"))
-
-
-def _start(names: tuple[str, ...], start: Mapping[str, float] | Sequence[float] | None) -> tuple[float, ...]:
-    if start is None:
-        return (0.0,) * len(names)
-    if isinstance(start, Mapping):
-        unknown = [name for name in start if name not in names]
-        if unknown:
-            raise ConfigError(
-                Complaint("E102", f"start names {unknown[0]!r}; the parameters are {', '.join(names)}")
-            )
-        return tuple(float(start.get(name, 0.0)) for name in names)
-    if len(start) != len(names):
-        raise ConfigError(Complaint("E102", f"start has {len(start)} values for {len(names)} parameters"))
-    return tuple(float(value) for value in start)
 
 
 def _check_counts(found: int, moment_names: tuple[str, ...], names: tuple[str, ...]) -> None:

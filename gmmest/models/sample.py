@@ -7,15 +7,16 @@ float64 arrays in blocks.  :class:`MomentModel` is all that the GMM layer asks o
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
 from gmmest.data.observations import UNWEIGHTED, Observations
+from gmmest.errors import Complaint, ConfigError, nearest, some
 
 __all__ = [
     "OF_BLOCKS",
@@ -25,15 +26,19 @@ __all__ = [
     "Part",
     "Restriction",
     "Sample",
+    "Start",
     "Total",
     "Within",
     "rows_per_block",
+    "starting_point",
     "takes_restriction",
 ]
 
 Array = NDArray[np.float64]
 Total = Callable[[Callable[[Any], Any]], Any]
 """Folds a function of a block over all blocks."""
+Start = Mapping[str, float] | Sequence[float] | NDArray[np.float64] | None
+"""Parameters to start from, by name or in order."""
 
 
 class FreeParameters(Protocol):
@@ -275,3 +280,45 @@ def rows_per_block(n_columns: int) -> int:
     tests/benchmarks).
     """
     return max(512, 2**20 // n_columns)
+
+
+def starting_point(start: Start, names: tuple[str, ...], otherwise: Array) -> Array:
+    """Values by name, the rest as said otherwise, or all in order, (P,).
+
+    Examples
+    --------
+    >>> starting_point({"b": 2.0}, ("a", "b"), np.zeros(2))
+    array([0., 2.])
+    """
+    theta = np.array(otherwise, dtype=np.float64)
+    if start is None:
+        return theta
+    if hasattr(start, "keys"):  # a mapping, or a pandas Series such as the params of another fit
+        named = dict(cast(Mapping[str, float], start).items())
+        unknown = [name for name in named if name not in names]
+        if unknown:
+            raise ConfigError(
+                Complaint(
+                    "E102",
+                    f"start names {unknown[0]!r}; expected parameters are {some(names, 20)}",
+                    next=nearest(unknown[0], names),
+                )
+            )
+        for name, value in named.items():
+            theta[names.index(name)] = _real(value, ())
+    else:
+        theta = _real(start, theta.shape)
+    if not np.all(np.isfinite(theta)):
+        raise ConfigError(Complaint("E102", "start has values that are not finite"))
+    return theta
+
+
+def _real(value: object, shape: tuple[int, ...]) -> Array:
+    try:
+        given = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(Complaint("E102", f"start has {value!r}; numbers were expected")) from None
+    if given.shape != shape:
+        expected = f"{shape[0]} values were expected, one a parameter" if shape else "one number was expected"
+        raise ConfigError(Complaint("E102", f"start has shape {given.shape}; {expected}"))
+    return given
