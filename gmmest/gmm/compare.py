@@ -14,8 +14,10 @@ from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.audit import AuditRow, audited, exact_reference
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.moments import Moments
+from gmmest.gmm.parameters import Parameters
 from gmmest.gmm.results import GMMResults
-from gmmest.models.sample import Start, starting_point
+from gmmest.gmm.weighting import Weight
+from gmmest.models.sample import Start
 
 __all__ = ["BackendRow", "Comparison", "comparable", "compare"]
 
@@ -70,7 +72,7 @@ class BackendRow:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All rows, and the backend that served as the exact reference."""
+    """All rows, and the backend that served as the exact reference; ``n_params`` counts the free ones."""
 
     rows: tuple[BackendRow, ...]
     reference: str
@@ -118,24 +120,26 @@ def compare(
     -------
     Comparison
     """
-    sample = estimator.model.sample(estimator.data)
+    problem = estimator.sampled()
+    model, sample, limits = problem.model, problem.sample, problem.limits
     with single_blas_thread():
-        first = starting_point(start, sample.names, sample.start)
-        reference = exact_reference(estimator.model, sample, first)
+        first = problem.start(start)
+        reference = exact_reference(model, sample, first)
         fit = replace(estimator, grad=reference).fit(start)
         # derivatives are easy at the estimate of a just identified model: look at the start as well
-        points = {"start": first, "estimate": fit.theta}
-        exact = Moments(estimator.model, sample, reference)
+        points = {"start": first, "estimate": problem.parameters.phi(fit.theta)}
+        exact = Moments(model, sample, reference)
         truth = {place: exact.value_and_jacobian(theta)[1] for place, theta in points.items()}
         candidates = {}
         for name in dict.fromkeys(grads):
-            moments = Moments(estimator.model, sample, as_backend(name))
+            moments = Moments(model, sample, as_backend(name), bounds=limits)
             begin = time.perf_counter()
             rows_of = audited(moments, as_backend(name), points, truth)
             moments.value_and_vjp(first)[1](np.ones(len(sample.moment_names)))
             candidates[name] = (moments, tuple(rows_of), time.perf_counter() - begin)
-        plain = Moments(estimator.model, sample, "auto")
-        times = _times(plain, {name: c[0] for name, c in candidates.items()}, fit, rounds)
+        plain = Moments(model, sample, "auto")
+        trials = [_nearby(points["estimate"], turn, problem.parameters) for turn in range(rounds)]
+        times = _times(plain, {name: c[0] for name, c in candidates.items()}, fit.estimate.weight, trials)
         rows = []
         for name, (_, audit_rows, first_call) in candidates.items():
             own = replace(estimator, grad=name).fit(start)
@@ -148,13 +152,18 @@ def compare(
     )
 
 
+def _nearby(phi: Array, turn: int, parameters: Parameters) -> Array:
+    """A little further from zero at every turn, or nearer to it where a bound is in the way."""
+    step = 1e-7 * (turn + 1) * phi
+    outside = (phi + step < parameters.lower) | (phi + step > parameters.upper)
+    return np.where(outside, phi - step, phi + step)
+
+
 def _times(
-    plain: Moments, candidates: dict[str, Moments], fit: GMMResults, rounds: int
+    plain: Moments, candidates: dict[str, Moments], weight: Weight, trials: Sequence[Array]
 ) -> dict[str, tuple[float, float, float]]:
-    weight = fit.estimate.weight
     best = {name: [np.inf, np.inf, np.inf] for name in candidates}
-    for turn in range(rounds):
-        theta = fit.theta * (1.0 + 1e-7 * (turn + 1))
+    for theta in trials:
 
         def value(theta: Array = theta) -> None:
             white = weight.whiten(plain.value(theta))

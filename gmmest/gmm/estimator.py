@@ -32,10 +32,10 @@ from gmmest.gmm.fitted import MAX_STEPS, STEPS, Context, Estimate, Settings, Ste
 from gmmest.gmm.kernels import Bandwidth, Kernel
 from gmmest.gmm.moments import Moments
 from gmmest.gmm.optimize import OPTIMIZERS
-from gmmest.gmm.parameters import Bounds, Parameters, restricted, sampled
+from gmmest.gmm.parameters import Bounds, Parameters, Sampled, sampled
 from gmmest.gmm.results import GMMResults
 from gmmest.gmm.steps import CURVATURE_STEP, Fitted, Plan, fit_steps
-from gmmest.models.sample import MomentModel, Sample, Start, starting_point
+from gmmest.models.sample import MomentModel, Sample, Start
 
 __all__ = ["CURVATURE_STEP", "GMMEstimator"]
 
@@ -217,13 +217,14 @@ class GMMEstimator:
         """
         begin = time.perf_counter()
         with single_blas_thread(), opened(self.executor) as executor:
-            whole, parameters = sampled(self.model, self.data, self.fixed, self.tied, self.bounds)
-            model, sample = restricted(self.model, whole, parameters)
-            limits = (parameters.lower, parameters.upper) if parameters.bounded else None
-            first = parameters.start(starting_point(start, whole.names, whole.start), given=start is not None)
+            problem = self.sampled()
+            whole, parameters, limits = problem.whole, problem.parameters, problem.limits
+            first = problem.start(start)
             moving: list[Moments] = []
             with _kept(journal, lambda: self._must_agree(whole, first)) as passes:
-                moments = Moments(model, sample, self.grad, executor, watch, limits, passes=passes)
+                moments = Moments(
+                    problem.model, problem.sample, self.grad, executor, watch, limits, passes=passes
+                )
 
                 def with_s() -> Moments:
                     passed = None if watch is None else lambda n: watch(n + moments.evaluations)
@@ -240,7 +241,7 @@ class GMMEstimator:
                     )
                     return moving[0]
 
-                fitted = fit_steps(self._plan(parameters, whole), moments, first, with_s)
+                fitted = fit_steps(self._plan(problem), moments, first, with_s)
             loglike = _loglike(moments, fitted.estimate.theta)
         parameters = parameters.held(fitted.at_bound, fitted.estimate.theta)
         results = GMMResults(
@@ -272,15 +273,16 @@ class GMMEstimator:
         )
         return results if self.se == "sandwich" else results.with_cov(self.se)
 
-    def _plan(self, parameters: Parameters, sample: Sample) -> Plan:
+    def sampled(self) -> Sampled:
+        """What is estimated: the model's sample of the data, and both for the free parameters."""
+        return sampled(self.model, self.data, self.fixed, self.tied, self.bounds)
+
+    def _plan(self, problem: Sampled) -> Plan:
         starts: int | tuple[Array, ...] | None
         if self.starts is None or isinstance(self.starts, (int, np.integer)):
             starts = None if self.starts is None else int(self.starts)
         else:
-            starts = tuple(
-                parameters.start(starting_point(start, sample.names, sample.start), given=True)
-                for start in self.starts
-            )
+            starts = tuple(problem.start(start) for start in self.starts)
         return Plan(
             self.steps,
             self.covariance_options,
@@ -289,8 +291,8 @@ class GMMEstimator:
             self.maxiter,
             self.max_steps,
             starts,
-            parameters.lower,
-            parameters.upper,
+            problem.parameters.lower,
+            problem.parameters.upper,
         )
 
     def _must_agree(self, sample: Sample, start: Array) -> dict[str, str]:

@@ -22,10 +22,12 @@ from gmmest.models.sample import (
     MomentModel,
     MomentSums,
     Sample,
+    Start,
+    starting_point,
     takes_restriction,
 )
 
-__all__ = ["Bounds", "Parameters", "Restricted", "parameters_of", "restricted", "sampled"]
+__all__ = ["Bounds", "Parameters", "Restricted", "Sampled", "parameters_of", "restricted", "sampled"]
 
 Array = NDArray[np.float64]
 Bounds = Mapping[str, Sequence[float | None]]
@@ -319,21 +321,6 @@ def _unknown(option: str, name: object, names: tuple[str, ...]) -> Complaint | N
     return Complaint("E102", what, next=nearest(name, names))
 
 
-def sampled(
-    model: MomentModel,
-    data: Any,
-    fixed: Mapping[str, float] | None,
-    tied: Mapping[str, str] | None,
-    bounds: Bounds | None,
-) -> tuple[Sample, Parameters]:
-    """The model's sample, and its parameters; identification is asked of the free ones where a model can."""
-    if (fixed or tied) and takes_restriction(model):
-        sample = model.sample(data, restriction=lambda names: parameters_of(names, fixed, tied, bounds))
-    else:
-        sample = model.sample(data)
-    return sample, parameters_of(sample.names, fixed, tied, bounds)
-
-
 # --- a model of the free parameters -----------------------------------------------------------------------
 
 
@@ -455,3 +442,50 @@ class Restricted:
             return own(self.parameters.theta(phi), *rest, **named)
 
         return at_all_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What is estimated on data.
+
+    Parameters
+    ----------
+    whole : Sample
+        As the model makes it, for all parameters.
+    parameters : Parameters
+    model : MomentModel
+        As a function of the free parameters.
+    sample : Sample
+        For the free parameters.
+    """
+
+    whole: Sample
+    parameters: Parameters
+    model: MomentModel
+    sample: Sample
+
+    @property
+    def limits(self) -> tuple[Array, Array] | None:
+        """Bounds of the free parameters, where there are any."""
+        return (self.parameters.lower, self.parameters.upper) if self.parameters.bounded else None
+
+    def start(self, start: Start) -> Array:
+        """Free parameters of a start, (F,), see :meth:`Parameters.start`."""
+        theta = starting_point(start, self.whole.names, self.whole.start)
+        return self.parameters.start(theta, given=start is not None)
+
+
+def sampled(
+    model: MomentModel,
+    data: Any,
+    fixed: Mapping[str, float] | None,
+    tied: Mapping[str, str] | None,
+    bounds: Bounds | None,
+) -> Sampled:
+    """The model's sample, and both for the free parameters, of which identification is asked where a model can."""
+    if (fixed or tied) and takes_restriction(model):
+        whole = model.sample(data, restriction=lambda names: parameters_of(names, fixed, tied, bounds))
+    else:
+        whole = model.sample(data)
+    parameters = parameters_of(whole.names, fixed, tied, bounds)
+    return Sampled(whole, parameters, *restricted(model, whole, parameters))

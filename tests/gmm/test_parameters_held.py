@@ -12,6 +12,7 @@ import gmmest as gm
 from gmmest import config
 from gmmest.config.build import fit as fit_config
 from gmmest.errors import ConfigError, IdentificationError
+from gmmest.gmm.compare import compare
 from gmmest.gmm.optimize import Outcome
 from gmmest.gmm.parameters import Restricted, parameters_of
 
@@ -147,6 +148,19 @@ def test_what_is_not_identified_alone_may_be_with_others_held():
     one = gm.GMMEstimator(gm.LinearIV("y", endogenous=["x"], instruments=["x2", "z"]), frame).fit()
     tied = gm.GMMEstimator(twice, frame, fixed={"same": 0.0}).fit()
     assert np.allclose(tied.theta[[0, 2]], one.theta, rtol=1e-11)
+
+
+def test_what_can_be_fitted_can_be_compared(choices):
+    """The same problem: two terms that repeat each other, tied, and a parameter at its bound."""
+    terms = gm.Logit(["x", gm.Term("w"), gm.Term("w", name="again")], instruments=["x", "w", "z"])
+    upper = 0.7 * gm.GMMEstimator(gm.Logit(["x", "w"]), choices).fit().params["x"]
+    held = gm.GMMEstimator(terms, choices, tied={"again": "w"}, bounds={"x": (None, upper)})
+    fit, comparison = held.fit(), compare(held, ["fd", "forward", "jax"], rounds=2)
+    assert comparison.complaints == ()
+    assert comparison.n_params == 2
+    assert {row.parameter for each in comparison.rows for row in each.audit} <= {"x", "w"}
+    for row in comparison.rows:
+        assert np.allclose(row.fit.theta, fit.theta, rtol=1e-9)
 
 
 def test_repeated_terms_of_a_logit_are_identified_once_tied(choices):
