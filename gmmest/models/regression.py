@@ -100,7 +100,7 @@ class Columns:
         """Moments: exogenous, excluded instruments, constant."""
         return (*self.exogenous, *self.instruments, *(("const",) if self.constant else ()))
 
-    def sample(self, data: Any, start: Array | None = None, restriction: Restriction | None = None) -> Sample:
+    def sample(self, data: Any, restriction: Restriction | None = None) -> Sample:
         """Arrays of the table in blocks, checked for identification of the free parameters."""
         self._refuse_repeated()
         used = tuple(dict.fromkeys((self.dependent, *self.exogenous, *self.endogenous, *self.instruments)))
@@ -143,7 +143,7 @@ class Columns:
                 blocks=tuple(part(a, b) for a, b in pieces),
                 counts=tuple(seen.count(n, a, b) for a, b in pieces),
                 n_rows=n,
-                start=np.zeros(len(self.names)) if start is None else start,
+                start=np.zeros(len(self.names)),
                 whole=lambda: sample([(0, n)]),
                 notes=notes,
                 fingerprint=fingerprint,
@@ -255,7 +255,7 @@ class LinearIV:
 
     def sample(self, data: Any, restriction: Restriction | None = None) -> Sample:
         """Arrays of a table or frame."""
-        return self.columns.sample(data, restriction=restriction)
+        return self.columns.sample(data, restriction)
 
     def contributions(self, theta: Array, block: RegressionRows) -> Array:
         """``z_i e_i``, (n_b, M)."""
@@ -354,14 +354,14 @@ class ExponentialIV:
 
     def sample(self, data: Any, restriction: Restriction | None = None) -> Sample:
         """Arrays of a table or frame; the constant starts at the logarithm of the mean."""
-        sample = self.columns.sample(data, restriction=restriction)
+        sample = self.columns.sample(data, restriction)
         total = sum(float(block.weighted(block.y).sum()) for block in sample.blocks)
         if not self.columns.constant or total <= 0:
             return sample
         mass = sum(float(block.weighted(np.ones_like(block.y)).sum()) for block in sample.blocks)
         start = np.zeros(len(sample.names))
         start[-1] = np.log(total / mass)
-        return self.columns.sample(data, start, restriction)
+        return _started(sample, start)
 
     def residual(self, theta: Array, block: RegressionRows) -> Array:
         """``y - exp(x'b)`` or ``y exp(-x'b) - 1``, (n_b,)."""
@@ -407,3 +407,8 @@ class ExponentialIV:
     def instrument_products(self, block: RegressionRows, left: Array, right: Array) -> Array:
         """``left' z_i z_i' right`` of each row, weighted; left (M, P), right (M,); (n_b, P)."""
         return block.weighted((block.Z @ left) * (block.Z @ right)[:, None])
+
+
+def _started(sample: Sample, start: Array) -> Sample:
+    """The sample with another start, as one block too."""
+    return replace(sample, start=start, whole=lambda: _started(sample.whole(), start))

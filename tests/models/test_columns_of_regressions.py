@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gmmest as gm
+from gmmest.models import regression
 
 
 def columns(seed: int = 3, n: int = 200) -> dict[str, np.ndarray]:
@@ -48,3 +49,14 @@ def test_a_column_may_have_any_name_const_too(model, part):
 def test_a_column_called_like_the_added_constant_is_refused(model, parts):
     with pytest.raises(gm.ConfigError, match="const: each column plays one part"):
         gm.GMMEstimator(model("y", **parts), gm.Table.from_arrays(columns())).fit()
+
+
+def test_a_start_of_its_own_costs_no_second_look_at_the_data(monkeypatch):
+    seen = []
+    check = regression.check_regression
+    monkeypatch.setattr(regression, "check_regression", lambda *given: seen.append(1) or check(*given))
+    table = columns()
+    sample = gm.ExponentialIV("y", exogenous=["x"], instruments=["z"]).sample(gm.Table.from_arrays(table))
+    assert seen == [1]
+    for each in (sample, sample.whole(), sample.whole().whole()):
+        np.testing.assert_allclose(each.start, [0.0, np.log(table["y"].mean())], rtol=1e-14)
