@@ -33,6 +33,7 @@ __all__ = [
     "FileError",
     "GmmestError",
     "IdentificationError",
+    "closest",
     "nearest",
     "not_among",
     "not_whole",
@@ -173,12 +174,30 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Advice where a name is nearly a known one: ``did you mean 'price'?``, or nothing."""
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known word most like this one, upper and lower case alike; empty if none is.
+
+    Examples
+    --------
+    >>> closest("Prise", ["cost", "price"]), closest("gx", ["hinc", "gc"]), closest("sigma", ["price"])
+    ('price', 'gc', '')
+    """
     from difflib import get_close_matches
 
-    near = get_close_matches(str(name), list(known), 1)
-    return f"did you mean {near[0]!r}?" if near else ""
+    folded = word.lower()[:100]
+    words = {other.lower(): other for other in reversed(list(known))}
+    found = get_close_matches(folded, words, 1)
+    if found:
+        return words[found[0]]
+    # one wrong letter in a word of two or three is below any useful cutoff
+    short = (other for other in reversed(words) if 1 < len(other) == len(folded))
+    return next((words[k] for k in short if sum(map(str.__ne__, k, folded)) == 1), "")
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Advice where a name is nearly a known one: ``did you mean 'price'?``, or nothing."""
+    near = closest(str(name), known)
+    return f"did you mean {near!r}?" if near else ""
 
 
 def not_among(option: str, value: object, choices: Iterable[object]) -> list[Complaint]:

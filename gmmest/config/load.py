@@ -25,7 +25,7 @@ from gmmest.config.model_kinds import KINDS, PARTS, InstrumentsConfig
 from gmmest.config.record import Record
 from gmmest.config.schema import BootstrapConfig, Config, DataConfig, EstimationConfig, SimulateConfig
 from gmmest.config.tree import MOST_BYTES, Findings, Node, Place, override, plain_scalar, read, short
-from gmmest.errors import Complaint, FileError
+from gmmest.errors import Complaint, FileError, closest, nearest
 
 __all__ = ["load", "loads"]
 
@@ -180,9 +180,9 @@ def _known(node: Node, known: Sequence[str], findings: Findings, kind: str = "")
         if key in known:
             continue
         # A key that is not there yet is the likelier meaning, and the only one that can be taken up.
-        near = _nearest(key, known)
+        near = closest(key, known)
         if near not in entries or difflib.SequenceMatcher(None, key.lower()[:100], near).ratio() < _CERTAIN:
-            free = _nearest(key, [other for other in known if other not in entries])
+            free = closest(key, [other for other in known if other not in entries])
             near = free or near
         else:
             free = ""
@@ -192,20 +192,6 @@ def _known(node: Node, known: Sequence[str], findings: Findings, kind: str = "")
         if free:
             entries[free] = replace(below, guessed=True)
     return replace(node, value=entries)
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    """Find the known word most like this one; empty if none is."""
-    folded = word.lower()[:100]
-    found = difflib.get_close_matches(folded, known, n=1, cutoff=0.6)
-    if found:
-        return found[0]
-    # One wrong letter in a word of two or three is below any useful cutoff.
-    return next((k for k in known if len(k) == len(folded) and _differing(k, folded) == 1), "")
-
-
-def _differing(a: str, b: str) -> int:
-    return sum(x != y for x, y in zip(a, b, strict=True))
 
 
 def _data(node: Node, findings: Findings) -> Node:
@@ -236,14 +222,14 @@ def _kind(node: Node, findings: Findings) -> tuple[str, Node]:
     """Find the kind of a model; a misspelt one gets its complaint here and is then read as what is meant."""
     entries = dict(node.value) if isinstance(node.value, Mapping) else {}
     keys = sorted({key for record in KINDS.values() for key in record.model_fields})
-    key = next((k for k in entries if k not in keys and _nearest(k, keys) == "kind"), "kind")
+    key = next((k for k in entries if k not in keys and closest(k, keys) == "kind"), "kind")
     key = "kind" if "kind" in entries else key
     if key not in entries:
         return "logit", node
     written = entries[key]
     if isinstance(written.value, str) and written.value in KINDS:
         return written.value, node
-    near = _nearest(written.value, tuple(KINDS)) if isinstance(written.value, str) else ""
+    near = closest(written.value, tuple(KINDS)) if isinstance(written.value, str) else ""
     # Where the word is like none, its keys tell what else is worth saying.
     meant = near or max(KINDS, key=lambda kind: len(entries.keys() & KINDS[kind].model_fields.keys()))
     *most, last = KINDS
@@ -488,8 +474,7 @@ def _advice(error: ErrorDetails, node: Node, loc: tuple[int | str, ...]) -> str:
     if kind == "literal_error" and isinstance(value, str):
         if "bandwidth" in loc and isinstance(plain_scalar(value), (int, float)):
             return f"write {value} without quotes"
-        near = _nearest(value, _choices(_field(loc)[1]))
-        return f"did you mean '{near}'?" if near else ""
+        return nearest(value, _choices(_field(loc)[1]))
     if kind == "string_type" and isinstance(value, (bool, int, float)):
         return f"for the text put it into quotes: '{short(node.written)}'"
     if kind == "bool_type" and isinstance(value, str):

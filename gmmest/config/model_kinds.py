@@ -7,13 +7,13 @@ complaint and not one for each kind.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gmmest.config.record import ByName, Name, Record, Values, rule, value_of
+from gmmest.errors import nearest
 
 __all__ = [
     "KINDS",
@@ -25,6 +25,7 @@ __all__ = [
     "MomentFunctionConfig",
     "TermConfig",
     "kind_of",
+    "texts",
 ]
 
 
@@ -198,11 +199,11 @@ class MomentFunctionConfig(Record):
         if raw.get("constant") is not None and "instruments" not in raw:
             what = "model.constant has no use without model.instruments, of which it is one"
             yield rule(("constant",), what, "name instruments, or delete constant")
-        elif raw.get("constant") is not False and "const" in _texts(raw.get("instruments")):
+        elif raw.get("constant") is not False and "const" in texts(raw.get("instruments")):
             what = "model.instruments names 'const', which model.constant adds"
             yield rule(("instruments",), what, "delete it, or write  constant: false  if it is a column")
         for key in ("names", "moment_names", "instruments"):
-            listed = _texts(raw.get(key))
+            listed = texts(raw.get(key))
             for name in sorted({name for name in listed if listed.count(name) > 1}):
                 yield rule((key,), f"model.{key} names {name[:100]!r} twice", "give each a name of its own")
         names, start = raw.get("names"), raw.get("start")
@@ -210,12 +211,11 @@ class MomentFunctionConfig(Record):
             return
         for name in start:
             if name not in names:
-                near = get_close_matches(str(name), [other for other in names if isinstance(other, str)], 1)
                 what = f"model.start names {str(name)[:100]!r}, which is not in model.names"
-                yield rule(("start", str(name)), what, f"did you mean '{near[0]}'?" if near else "")
+                yield rule(("start", str(name)), what, nearest(name, texts(names)))
 
 
-def _texts(names: Any) -> list[str]:
+def texts(names: Any) -> list[str]:
     """Those of a list that are texts; none where it is no list."""
     return [name for name in names if isinstance(name, str)] if isinstance(names, tuple) else []
 

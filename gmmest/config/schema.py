@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
@@ -25,10 +24,11 @@ from gmmest.config.model_kinds import (
     MomentFunctionConfig,
     TermConfig,
     kind_of,
+    texts,
 )
 from gmmest.config.record import ByName, Count, Name, Record, Values, printable_text, rule, value_of
 from gmmest.data.memory import memory_size
-from gmmest.errors import ConfigError
+from gmmest.errors import ConfigError, nearest
 from gmmest.gmm.corrected import CovarianceName
 from gmmest.gmm.covariance_options import ESTIMATORS, Estimator
 from gmmest.gmm.draws import KINDS, Kind
@@ -414,10 +414,8 @@ def _broken_roles(data: Any, estimation: Any, bootstrap: Any) -> Iterator[InitEr
         return
     for name in chosen:
         if isinstance(name, str) and name not in named:
-            near = get_close_matches(name, [other for other in named if isinstance(other, str)], 1)
-            advice = f"did you mean '{near[0]}'?" if near else ""
             what = f"estimation.cluster names {name[:100]!r}, and data.cluster does not"
-            yield rule(("estimation", "cluster"), what, advice)
+            yield rule(("estimation", "cluster"), what, nearest(name, texts(named)))
     wanted = 2 if weighting == "twoway" else 1
     if len(chosen) != wanted:
         what = (
@@ -448,10 +446,9 @@ def _broken_draws(data: Any, estimation: Any, bootstrap: Any) -> Iterator[InitEr
         return
     own = (value_of(estimation, "cluster") or named) if weighting == "cluster" else named
     if chosen is not None and isinstance(own, tuple) and chosen not in own:
-        near = get_close_matches(chosen, [other for other in own if isinstance(other, str)], 1)
         section = "data" if own == named else "estimation"
         what = f"bootstrap.cluster names {chosen[:100]!r}, and {section}.cluster does not"
-        yield rule(("bootstrap", "cluster"), what, f"did you mean '{near[0]}'?" if near else "")
+        yield rule(("bootstrap", "cluster"), what, nearest(chosen, texts(own)))
     elif chosen is None and kind == "cluster" and weighting != "cluster" and len(named) != 1:
         what = f"bootstrap.kind cluster takes one of data.cluster, found {len(named)}"
         advice = "name it in  bootstrap.cluster" if named else "add a line  cluster: COLUMN  to data"

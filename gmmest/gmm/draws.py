@@ -191,10 +191,8 @@ class Bootstrap:
         ConfigError
             E102: an unknown method; an alpha with no quantile among so few replications.
         """
-        if method not in INTERVALS:
-            raise ConfigError(
-                Complaint("E102", f"method is {method!r}; expected one of {', '.join(INTERVALS)}")
-            )
+        if complaints := not_among("method", method, INTERVALS):
+            raise ConfigError(complaints)
         require_level(alpha)
         if method == "normal":
             ends = self.theta + np.outer([-1.0, 1.0], quantile(alpha) * self.standard_errors)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.errors import Complaint, ConfigError, EstimationError
+from gmmest.errors import Complaint, ConfigError, EstimationError, not_among
 from gmmest.gmm.units import column_norms
 
 __all__ = ["OPTIMIZERS", "Outcome", "Problem", "minimise", "polish", "scattered"]
@@ -127,10 +127,8 @@ def minimise(problem: Problem, start: Array, method: str, maxiter: int | None = 
     EstimationError
         The criterion is not finite at the start.
     """
-    if method not in OPTIMIZERS:
-        raise ConfigError(
-            Complaint("E102", f"optimizer {method!r} is not known; expected {', '.join(OPTIMIZERS)}")
-        )
+    if complaints := not_among("optimizer", method, OPTIMIZERS):
+        raise ConfigError(complaints)
     if method == "bfgs" and problem.bounded:
         raise ConfigError(Complaint("E102", "optimizer 'bfgs' knows no bounds", next="optimizer: lbfgsb"))
     own = {"lsq": LSQ_LIMIT, "nelder-mead": 200 * start.size}

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend
-from gmmest.errors import Complaint, ConfigError, EstimationError, printable
+from gmmest.errors import Complaint, ConfigError, EstimationError, not_among, printable
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.gmm.audit import Audit, audit
 from gmmest.gmm.bootstrap import bootstrap
@@ -209,9 +209,9 @@ class GMMResults:
         >>> fit.with_cov(weighting="unadjusted").bse.round(4).to_dict()
         {'x': 0.5642, 'const': 1.7618}
         """
-        kind = self.settings.se if se is None else se
-        if kind not in COVARIANCES:
-            raise ConfigError(Complaint("E102", f"se is {kind!r}; expected one of {', '.join(COVARIANCES)}"))
+        kind = cast(CovarianceName, self.settings.se if se is None else se)
+        if complaints := not_among("se", kind, COVARIANCES):
+            raise ConfigError(complaints)
         options = self.estimate.s.options.changed(
             estimator=weighting,
             centred=centred,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gmmest.data.observations import Observations
 from gmmest.data.table import Table
-from gmmest.errors import Complaint, ConfigError, printable
+from gmmest.errors import Complaint, ConfigError, not_among, printable
 from gmmest.models.absorption import Grouped, grouped
 from gmmest.models.identification import check_regression
 from gmmest.models.sample import Restriction, Sample, Total, rows_per_block
@@ -346,8 +346,8 @@ class ExponentialIV:
         errors: Literal["additive", "multiplicative"] = "additive",
         constant: bool = True,
     ) -> None:
-        if errors not in ("additive", "multiplicative"):
-            raise ConfigError(Complaint("E102", f"errors is {errors!r}; expected additive or multiplicative"))
+        if complaints := not_among("errors", errors, ("additive", "multiplicative")):
+            raise ConfigError(complaints)
         columns = Columns(dependent, tuple(exogenous), tuple(endogenous), tuple(instruments), constant)
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "errors", errors)

@@ -22,6 +22,7 @@ from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.fitted import Context
 from gmmest.gmm.optimize import Outcome
 from gmmest.models.logit import Logit
+from gmmest.models.regression import ExponentialIV
 
 EXACT = 1e-14  # the same arithmetic, written once more
 TAIL = 1e-9  # normal tails by another routine
@@ -341,6 +342,20 @@ def test_all_complaints_about_options_come_together(travel_data, greene):
         assert wrong in text
     for right in ("did you mean 'twostep'", "did you mean 'forward'", "nelder-mead", "minimised_weight"):
         assert right in text
+
+
+@pytest.mark.parametrize(
+    ("ask", "meant"),
+    [
+        (lambda fit: fit.with_cov("sandwhich"), "sandwich"),
+        (lambda fit: ExponentialIV("y", exogenous=["x"], errors="aditive"), "additive"),
+        (lambda fit: fit.wald_test("gv = 0"), "gc"),
+    ],
+    ids=["se", "errors", "hypothesis"],
+)
+def test_what_is_nearly_a_word_is_advised(fitted, ask, meant):
+    with pytest.raises(ConfigError, match=rf"did you mean '{meant}'\?"):
+        ask(fitted)
 
 
 @pytest.mark.parametrize("maxiter", [0, -1, 1.5, 10.0, "10", "many", True, np.nan, np.inf, [1]])
