@@ -18,7 +18,7 @@ The family::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -36,9 +36,11 @@ __all__ = [
     "closest",
     "nearest",
     "not_among",
+    "not_parameters",
     "not_whole",
     "plural",
     "printable",
+    "require_parameters",
     "some",
 ]
 
@@ -215,6 +217,37 @@ def not_among(option: str, value: object, choices: Iterable[object]) -> list[Com
     words = [str(choice) for choice in listed]
     what = f"{option} is {value!r}; expected one of {', '.join(words)}"
     return [Complaint("E102", what, next=nearest(value, words))]
+
+
+def not_parameters(option: str, given: Iterable[object], names: Sequence[str]) -> list[Complaint]:
+    """E102 for each name that no parameter has.
+
+    Examples
+    --------
+    >>> print(not_parameters("fixed", ["prise", "cost"], ["price", "cost"])[0])
+    E102 fixed: there is no parameter 'prise'; expected price, cost
+      next:  did you mean 'price'?
+    """
+    return [
+        Complaint(
+            "E102",
+            f"{option}: there is no parameter {_shortened(name)}; expected {some(names, 20)}",
+            next=nearest(name, names),
+        )
+        for name in given
+        if name not in names
+    ]
+
+
+def require_parameters(option: str, given: Iterable[object], names: Sequence[str]) -> None:
+    """Refuse names that no parameter has, see :func:`not_parameters`."""
+    if complaints := not_parameters(option, given, names):
+        raise ConfigError(complaints)
+
+
+def _shortened(name: object) -> str:
+    text = repr(name)
+    return text if len(text) <= 100 else f"{text[:100]} ..."
 
 
 def not_whole(option: str, value: Any, least: int) -> list[Complaint]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gmmest.data.immutable import freeze
 from gmmest.derivatives.backends import Backend
 from gmmest.derivatives.operators import value_and_jacobian
-from gmmest.errors import Complaint, ConfigError, EstimationError, printable, some
+from gmmest.errors import Complaint, ConfigError, EstimationError, printable, require_parameters, some
 from gmmest.gmm.coefficients import Coefficients
 from gmmest.gmm.inference import require_level, wald_quantile
 from gmmest.gmm.units import pseudo_inverse
@@ -53,10 +53,7 @@ class ParametersByName(Mapping[str, Any]):
         self._names = names
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise ConfigError(
-                Complaint("E102", f"there is no parameter {name!r}; expected {some(self._names, 20)}")
-            )
+        require_parameters("the function", [name], self._names)
         return self._theta[self._names.index(name)]
 
     def __iter__(self) -> Iterator[str]:
@@ -363,6 +360,5 @@ def sensitivity(jacobian: Array, weight: Weight) -> Array:
 
 def position(name: str, names: tuple[str, ...]) -> int:
     """Where a parameter stands; an unknown name is refused."""
-    if name not in names:
-        raise ConfigError(Complaint("E102", f"there is no parameter {name!r}; expected {some(names, 20)}"))
+    require_parameters("the call", [name], names)
     return names.index(name)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gmmest.errors import Complaint, ConfigError, nearest, some
+from gmmest.errors import Complaint, ConfigError, not_parameters
 
 __all__ = ["linear_hypotheses", "require_independent", "restrictions"]
 
@@ -17,6 +18,7 @@ Array = NDArray[np.float64]
 
 LONGEST = 2000
 SHOWN = 80
+FORM = "see wald_test for the form"
 
 
 def linear_hypotheses(text: str, names: tuple[str, ...]) -> tuple[Array, Array]:
@@ -180,18 +182,12 @@ def _linear(node: ast.expr, names: tuple[str, ...], quoted: dict[str, str]) -> A
 
 
 def _unit(name: str, names: tuple[str, ...]) -> Array:
-    if name not in names:
-        hint = nearest(name, names)
-        expected = f"one of {some(names, 20)}"
-        raise _refused(f"parameter {_start_of(name)} in a hypothesis", expected, f"{hint} " if hint else "")
+    for complaint in not_parameters("a hypothesis", [name], names):
+        raise ConfigError(replace(complaint, next=f"{complaint.next} {FORM}".lstrip()))
     row = np.zeros(len(names) + 1)
     row[names.index(name)] = 1.0
     return row
 
 
-def _refused(what: str, expected: str, hint: str = "") -> ConfigError:
-    return ConfigError(
-        Complaint(
-            "E102", f"{what} cannot be used; expected {expected}", next=f"{hint}see wald_test for the form"
-        )
-    )
+def _refused(what: str, expected: str) -> ConfigError:
+    return ConfigError(Complaint("E102", f"{what} cannot be used; expected {expected}", next=FORM))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
-from gmmest.errors import Complaint, ConfigError, IdentificationError, nearest, printable, some
+from gmmest.errors import Complaint, ConfigError, IdentificationError, not_parameters, printable, some
 from gmmest.gmm.hypotheses import linear_hypotheses
 from gmmest.models.sample import (
     OF_BLOCKS,
@@ -190,8 +190,7 @@ def parameters_of(
     complaints = [
         complaint
         for option, given in (("fixed", fixed), ("tied", tied), ("bounds", bounds))
-        for name in given
-        if (complaint := _unknown(option, name, names)) is not None
+        for complaint in not_parameters(option, given, names)
     ]
     for name in fixed:
         if name in tied:
@@ -312,13 +311,6 @@ def _is_number(value: object, infinite: bool = False) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         return False
     return bool(np.isfinite(value)) or (infinite and not np.isnan(value))
-
-
-def _unknown(option: str, name: object, names: tuple[str, ...]) -> Complaint | None:
-    if name in names:
-        return None
-    what = f"{option} names {name!r}; expected parameters are {some(names, 20)}"
-    return Complaint("E102", what, next=nearest(name, names))
 
 
 # --- a model of the free parameters -----------------------------------------------------------------------

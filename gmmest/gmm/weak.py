@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
-from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, not_among, printable, some
+from gmmest.errors import (
+    Complaint,
+    ConfigError,
+    EstimationError,
+    GmmestError,
+    not_among,
+    printable,
+    require_parameters,
+    some,
+)
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.diagnostics import joint_covariance
 from gmmest.gmm.fitted import Context, Estimate
@@ -563,10 +572,11 @@ def _given_values(
     estimate: Estimate, names: tuple[str, ...], values: Mapping[str, float]
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Theta with the values put in, and which parameters were given none."""
+    require_parameters("values", values, names)
     theta, free = np.array(estimate.theta), np.ones(len(names), dtype=bool)
     for name, value in values.items():
-        theta[position(name, names)] = _finite(value, name)
-        free[position(name, names)] = False
+        theta[names.index(name)] = _finite(value, name)
+        free[names.index(name)] = False
     if np.all(free):
         raise ConfigError(Complaint("E102", "no parameter was given a value; expected one or more, by name"))
     return theta, free

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
 from gmmest.data.observations import UNWEIGHTED, Observations
-from gmmest.errors import Complaint, ConfigError, nearest, some
+from gmmest.errors import Complaint, ConfigError, require_parameters
 
 __all__ = [
     "OF_BLOCKS",
@@ -295,15 +295,7 @@ def starting_point(start: Start, names: tuple[str, ...], otherwise: Array) -> Ar
         return theta
     if hasattr(start, "keys"):  # a mapping, or a pandas Series such as the params of another fit
         named = dict(cast(Mapping[str, float], start).items())
-        unknown = [name for name in named if name not in names]
-        if unknown:
-            raise ConfigError(
-                Complaint(
-                    "E102",
-                    f"start names {unknown[0]!r}; expected parameters are {some(names, 20)}",
-                    next=nearest(unknown[0], names),
-                )
-            )
+        require_parameters("start", named, names)
         for name, value in named.items():
             theta[names.index(name)] = _real(value, ())
     else:

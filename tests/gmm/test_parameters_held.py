@@ -345,7 +345,7 @@ def test_moments_are_never_asked_for_beyond_a_bound():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"fixed": {"q": 1.0}}, "fixed names 'q'"),
+        ({"fixed": {"q": 1.0}}, "fixed: there is no parameter 'q'"),
         ({"fixed": {"w": float("nan")}}, "a finite number was expected"),
         ({"fixed": {"w": "1"}}, "a finite number was expected"),
         ({"fixed": {"w": 1.0}, "tied": {"w": "x"}}, "w is both fixed and tied"),

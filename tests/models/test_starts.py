@@ -53,8 +53,8 @@ def test_a_start_is_read_by_its_names(door, start):
 @pytest.mark.parametrize(
     ("start", "said"),
     [
-        ({"bb": 1.0}, "start names 'bb'; expected parameters are a, b\n  next:  did you mean 'b'?"),
-        (pd.Series({"zzz": 1.0}), "start names 'zzz'"),
+        ({"bb": 1.0}, "start: there is no parameter 'bb'; expected a, b\n  next:  did you mean 'b'?"),
+        (pd.Series({"zzz": 1.0}), "start: there is no parameter 'zzz'"),
         ({"a": "much"}, "start has 'much'; numbers were expected"),
         (["much", 1.0], "numbers were expected"),
         ([1.0], "2 values were expected"),
