@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gmmest.data.immutable import freeze
 from gmmest.errors import Complaint, ConfigError, IdentificationError, not_parameters, printable, some
 from gmmest.gmm.hypotheses import linear_hypotheses
+from gmmest.models.identification import too_few_moments
 from gmmest.models.sample import (
     OF_BLOCKS,
     OF_PARAMETERS,
@@ -324,15 +325,9 @@ def restricted(model: MomentModel, sample: Sample, parameters: Parameters) -> tu
     IdentificationError
         E212: fewer moments than free parameters.
     """
-    if len(sample.moment_names) < len(parameters.free):
-        raise IdentificationError(
-            Complaint(
-                "E212",
-                f"{len(sample.moment_names)} moments, {len(parameters.free)} free parameters: at least as many"
-                " moments as free parameters were expected",
-                next="add instruments or moments, or fix parameters",
-            )
-        )
+    advice = "add instruments or moments, or fix parameters"
+    if few := too_few_moments(len(sample.moment_names), len(parameters.free), advice, "free parameter"):
+        raise IdentificationError(few)
     if parameters.all_free:
         return model, sample
     return Restricted(model, parameters), _free_sample(sample, parameters)

@@ -24,6 +24,7 @@ __all__ = [
     "check_features",
     "check_instruments",
     "check_regression",
+    "too_few_moments",
     "triangle_of",
     "within_sets",
 ]
@@ -97,7 +98,7 @@ def check_instruments(blocks: Sequence[Block], moment_names: tuple[str, ...], n_
 
     Returns what to replace where they are near to combinations of each other.
     """
-    few = list(_too_few(len(moment_names), n_params))
+    few = too_few_moments(len(moment_names), n_params)
     advice = "it makes no moment; drop it"
     within, near = _decomposed(blocks, moment_names, lambda block: block.promoted().instruments, advice, few)
     if near is None:
@@ -205,7 +206,7 @@ def check_regression(
     instruments that leave a combination of the regressors unmoved (E213).  Returns what to replace where
     instruments are near to combinations of each other.
     """
-    _raise(list(_too_few(len(moment_names), len(names))))
+    _raise(too_few_moments(len(moment_names), len(names)))
     factor, scale = _factor(X)
     complaints = [
         Complaint("E202", f"{combination}, up to {gap:.0e} of its size", next="drop one of these regressors")
@@ -240,14 +241,14 @@ def check_columns(Z: Array, names: tuple[str, ...]) -> Recombination | None:
     return recombination(factor, scale, names)
 
 
-def _too_few(n_moments: int, n_params: int) -> Iterator[Complaint]:
-    if n_moments < n_params:
-        yield Complaint(
-            "E212",
-            f"{plural(n_moments, 'moment')}, {plural(n_params, 'parameter')}: at least as many moments"
-            " as parameters were expected",
-            next="add instruments or drop terms",
-        )
+def too_few_moments(
+    n_moments: int, n_params: int, advice: str = "add instruments or drop terms", noun: str = "parameter"
+) -> list[Complaint]:
+    """E212 if there are fewer moments than parameters."""
+    if n_moments >= n_params:
+        return []
+    what = f"{plural(n_moments, 'moment')}, {plural(n_params, noun)}"
+    return [Complaint("E212", f"{what}: at least as many moments as {noun}s were expected", next=advice)]
 
 
 def _redundant(factor: Array, scale: Array, names: tuple[str, ...], place: str) -> Iterator[Complaint]:

@@ -18,11 +18,10 @@ from gmmest.errors import (
     DataError,
     EstimationError,
     IdentificationError,
-    plural,
     printable,
     some,
 )
-from gmmest.models.identification import check_columns
+from gmmest.models.identification import check_columns, too_few_moments
 from gmmest.models.sample import Restriction, Sample, Start, rows_per_block, starting_point
 
 __all__ = ["InstrumentedRows", "MomentFunction"]
@@ -338,12 +337,5 @@ def _check_instruments(instruments: tuple[str, ...] | None, given: bool | None, 
 def _check_counts(found: int, moment_names: tuple[str, ...], names: tuple[str, ...]) -> None:
     if len(moment_names) != found:
         raise ConfigError(Complaint("E102", f"{len(moment_names)} moment names for {found} moments"))
-    if found < len(names):
-        raise IdentificationError(
-            Complaint(
-                "E212",
-                f"{plural(found, 'moment')}, {plural(len(names), 'parameter')}: at least as many moments"
-                " as parameters were expected",
-                next="add moments to the function or drop parameters",
-            )
-        )
+    if few := too_few_moments(found, len(names), "add moments to the function or drop parameters"):
+        raise IdentificationError(few)
