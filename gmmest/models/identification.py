@@ -24,6 +24,7 @@ __all__ = [
     "check_features",
     "check_instruments",
     "check_regression",
+    "demeaned",
     "too_few_moments",
     "triangle_of",
     "within_sets",
@@ -132,7 +133,7 @@ def _decomposed(
     within = _within(scan, blocks)
     if np.all(size > 0) and np.linalg.eigvalsh(scan.cross / np.outer(size, size))[0] > DOUBTFUL:
         return within, None
-    factor, scale = _unit_columns(triangle_of(_centred(columns(b) / scan.unit, b.offsets) for b in blocks))
+    factor, scale = _unit_columns(triangle_of(demeaned(columns(b) / scan.unit, b.offsets) for b in blocks))
     return within, _Triangle(factor, scale * scan.unit)
 
 
@@ -163,7 +164,7 @@ def _scan(blocks: Sequence[Block], columns: Columns, count: int) -> _Scan:
     squares = np.diag(scan.cross)
     if np.all((squares > 1 / LARGE) & (squares < LARGE)):
         return scan
-    centred = (_centred(columns(block), block.offsets) for block in blocks)
+    centred = (demeaned(columns(block), block.offsets) for block in blocks)
     largest = np.max([np.abs(rows).max(axis=0) for rows in centred], axis=0)
     return _scanned(blocks, columns, np.exp2(np.round(np.log2(np.where(largest > 0, largest, 1.0)))))
 
@@ -191,7 +192,8 @@ def _flat(column: Array, offsets: NDArray[np.int64]) -> bool:
     return np.array_equal(np.maximum.reduceat(column, starts), np.minimum.reduceat(column, starts))
 
 
-def _centred(values: Array, offsets: NDArray[np.int64]) -> Array:
+def demeaned(values: Array, offsets: NDArray[np.int64]) -> Array:
+    """Rows of (n, K) values minus their mean within each segment."""
     means = ops.segment_sum(values, offsets) / np.diff(offsets)[:, None]
     rows: Array = values - ops.segment_repeat(means, offsets)
     return rows

@@ -24,7 +24,7 @@ from gmmest.data.observations import Observations
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError
 from gmmest.models import score_kernel
-from gmmest.models.identification import check_features, check_instruments, within_sets
+from gmmest.models.identification import check_features, check_instruments, demeaned, within_sets
 from gmmest.models.sample import MomentSums, Restriction, Sample, Total, rows_per_block
 from gmmest.models.separation import check_overlap, proves_overlap
 from gmmest.models.shares import share_covariance, share_sums
@@ -308,13 +308,6 @@ class Logit:
             if proves_overlap(score, curvature, level, reach, mass):
                 return
         check_overlap(theta, sample.blocks, sample.names, transform)
-
-
-def demeaned(values: Array, offsets: NDArray[np.int64]) -> Array:
-    """Rows of (n, K) values minus their mean within each segment."""
-    means = ops.segment_sum(values, offsets) / np.diff(offsets)[:, None]
-    result: Array = values - ops.segment_repeat(means, offsets)
-    return result
 
 
 def _sums(theta: Array, block: Block, square: bool) -> MomentSums:

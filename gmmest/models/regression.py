@@ -63,6 +63,15 @@ class RegressionRows:
         result: Array = values * (self.weight * share)[:, None]
         return result
 
+    def instrument_product_sum(self) -> Array:
+        """``Z'Z``, weighted, (M, M)."""
+        product: Array = self.Z.T @ self.weighted(self.Z)
+        return product
+
+    def instrument_products(self, left: Array, right: Array) -> Array:
+        """``left' z_i z_i' right`` of each row, weighted; left (M, P), right (M,); (n, P)."""
+        return self.weighted((self.Z @ left) * (self.Z @ right)[:, None])
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -298,12 +307,11 @@ class LinearIV:
 
     def instrument_product_sum(self, block: RegressionRows) -> Array:
         """``Z'Z``, weighted, (M, M)."""
-        product: Array = block.Z.T @ block.weighted(block.Z)
-        return product
+        return block.instrument_product_sum()
 
     def instrument_products(self, block: RegressionRows, left: Array, right: Array) -> Array:
         """``left' z_i z_i' right`` of each row, weighted; left (M, P), right (M,); (n_b, P)."""
-        return block.weighted((block.Z @ left) * (block.Z @ right)[:, None])
+        return block.instrument_products(left, right)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -401,12 +409,11 @@ class ExponentialIV:
 
     def instrument_product_sum(self, block: RegressionRows) -> Array:
         """``Z'Z``, weighted, (M, M)."""
-        product: Array = block.Z.T @ block.weighted(block.Z)
-        return product
+        return block.instrument_product_sum()
 
     def instrument_products(self, block: RegressionRows, left: Array, right: Array) -> Array:
         """``left' z_i z_i' right`` of each row, weighted; left (M, P), right (M,); (n_b, P)."""
-        return block.weighted((block.Z @ left) * (block.Z @ right)[:, None])
+        return block.instrument_products(left, right)
 
 
 def _started(sample: Sample, start: Array) -> Sample:
