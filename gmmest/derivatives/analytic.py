@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.derivatives import derived
 from gmmest.errors import Complaint, DerivativeError
 
 __all__ = ["DifferentiableFunction", "with_derivative"]
@@ -48,8 +49,7 @@ class DifferentiableFunction:
         """Value and ``v -> v'J``; from the Jacobian where no pullback was written."""
         if self.pullback is not None:
             return self.pullback(x, *constants)
-        value, jacobian = self.value_and_jacobian(x, *constants)
-        return value, lambda v: np.tensordot(v, jacobian, np.ndim(v))
+        return derived.value_and_vjp(self, x, constants)
 
     def hessian(self, x: Array, *constants: Any) -> Array:
         """Second derivatives of the function itself, by nested dual numbers: nothing is written by hand for them."""

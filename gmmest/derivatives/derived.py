@@ -7,11 +7,18 @@ products are made from the Jacobian and second derivatives from central differen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["hessian", "hvp", "value_and_jvp"]
+__all__ = ["hessian", "hvp", "value_and_jvp", "value_and_vjp"]
+
+
+def value_and_vjp(engine: Any, x: Any, rest: tuple[Any, ...]) -> tuple[Any, Callable[[Any], Any]]:
+    """Value and ``v -> v'J``, made from the Jacobian: for engines that have no shorter way."""
+    value, jacobian = engine.value_and_jacobian(x, *rest)
+    return value, lambda v: np.tensordot(v, jacobian, np.ndim(v))
 
 
 def value_and_jvp(engine: Any, x: Any, tangent: Any, rest: tuple[Any, ...]) -> tuple[Any, Any]:

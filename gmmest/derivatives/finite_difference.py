@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gmmest.derivatives import derived
 from gmmest.derivatives.forward import as_numbers
 from gmmest.errors import Complaint, DerivativeError
 
@@ -53,8 +54,7 @@ class DifferenceFunction:
 
     def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
         """Value and ``v -> v'J``, made from the Jacobian."""
-        value, jacobian = self.value_and_jacobian(x, *constants)
-        return value, lambda v: np.tensordot(v, jacobian, np.ndim(v))
+        return derived.value_and_vjp(self, x, constants)
 
     def hessian(self, x: Array, *constants: Any) -> Array:
         """Central differences of central gradients, both with steps eps^(1/4): error O(eps^(1/2))."""
@@ -81,8 +81,7 @@ class ComplexStepFunction:
 
     def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
         """Value and ``v -> v'J``, made from the Jacobian."""
-        value, jacobian = self.value_and_jacobian(x, *constants)
-        return value, lambda v: np.tensordot(v, jacobian, np.ndim(v))
+        return derived.value_and_vjp(self, x, constants)
 
     def value_and_jvp(self, x: Array, tangent: Array, *constants: Any) -> tuple[Array, Array]:
         """Value and ``J t`` from one complex evaluation."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.derivatives import derived
 from gmmest.derivatives.dual import DualArray, Level
 from gmmest.derivatives.refusals import refusal_behind
 from gmmest.derivatives.rules import elementwise, product, ragged, reduction, shape
@@ -58,8 +59,7 @@ class ForwardFunction:
 
     def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
         """Value and ``v -> v'J``, made from the Jacobian."""
-        value, jacobian = self.value_and_jacobian(x, *constants)
-        return value, lambda v: np.tensordot(v, jacobian, np.ndim(v))
+        return derived.value_and_vjp(self, x, constants)
 
     def value_and_jvp(self, x: Array, tangent: Array, *constants: Any) -> tuple[Array, Array]:
         """Value and ``J t``: one partial."""

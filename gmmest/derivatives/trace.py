@@ -18,6 +18,8 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
+from gmmest.derivatives import derived
+
 __all__ = ["LARGEST", "Node", "NotStraight", "TracedFunction", "trace"]
 
 Array = NDArray[np.float64]
@@ -309,8 +311,7 @@ class TracedFunction:
 
     def value_and_vjp(self, x: Array, *constants: Any) -> tuple[Array, Callable[[Array], Array]]:
         """Value and ``v -> v'J``, made from the Jacobian."""
-        value, jacobian = self.value_and_jacobian(x, *constants)
-        return value, lambda v: np.tensordot(v, jacobian, np.ndim(v))
+        return derived.value_and_vjp(self, x, constants)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
