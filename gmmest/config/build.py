@@ -35,7 +35,7 @@ from gmmest.models.regression import ExponentialIV, LinearIV
 from gmmest.models.terms import Constant, Term, used_columns
 from gmmest.simulate import simulate_logit
 
-__all__ = ["bootstrap", "build", "build_data", "build_model", "fit"]
+__all__ = ["bootstrap", "build", "build_data", "fit"]
 
 Model = Logit | LinearIV | ExponentialIV | MomentFunction
 
@@ -115,11 +115,6 @@ def _executor(settings: EstimationConfig) -> str | Executor:
     if settings.workers is None:
         return settings.executor
     return Dask(settings.workers) if settings.executor == "dask" else Threads(settings.workers)
-
-
-def build_model(config: Config) -> Model:
-    """Model of a configuration; the file of a moment function is run."""
-    return _model(config, _code(config))
 
 
 def _model(config: Config, code: UserFunction | None) -> Model:

@@ -88,8 +88,6 @@ class Node:
         Keys and indices from the root, for people.
     written : str
         A scalar as it stands in the text.
-    quoted : bool
-        Whether the scalar was quoted, hence text whatever it looks like.
     guessed : bool
         Whether the key was misspelt and is read as its nearest neighbour: then the key has its
         complaint, and the value gets none.
@@ -101,7 +99,6 @@ class Node:
     place: Place
     path: str = ""
     written: str = ""
-    quoted: bool = False
     guessed: bool = False
     expected: str = ""
 
@@ -282,7 +279,7 @@ class _Fold:
             what = f"text holds half of a surrogate pair: {short(event.value)}"
             self.findings.stop("E103", what, place, path, "write the character itself")
         plain = event.style is None and event.implicit[0]
-        return Node(plain_scalar(text) if plain else text, place, path, written=text, quoted=not plain)
+        return Node(plain_scalar(text) if plain else text, place, path, written=text)
 
     def _open(self, event: Any) -> None:
         place, path = self._next(event)

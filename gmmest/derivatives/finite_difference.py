@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,8 @@ from gmmest.errors import Complaint, DerivativeError
 __all__ = [
     "ComplexStepFunction",
     "DifferenceFunction",
-    "DifferenceReport",
     "complex_step_jacobian",
     "difference_jacobian",
-    "difference_with_error",
 ]
 
 Array = NDArray[np.float64]
@@ -139,49 +136,6 @@ def difference_jacobian(
     """
     relative = CENTRAL if central else ONE_SIDED
     return _jacobian(function, x, constants, relative, central, typical, bounds)
-
-
-@dataclass(frozen=True, slots=True)
-class DifferenceReport:
-    """A Jacobian by differences with an estimate of its error, entry by entry.
-
-    Parameters
-    ----------
-    value : array
-    jacobian, error : array (*value.shape, *x.shape)
-        The error is the distance between the estimates with steps h and 2h (truncation) plus the
-        rounding of the function's values divided by the step.
-    """
-
-    value: Array
-    jacobian: Array
-    error: Array
-
-
-def difference_with_error(
-    function: Callable[..., Any],
-    x: Array,
-    *constants: Any,
-    central: bool = True,
-    typical: ArrayLike = 1.0,
-    bounds: Bounds | None = None,
-) -> DifferenceReport:
-    """Differences with two steps, h and 2h, and what their disagreement says about the error.
-
-    Cost: twice that of :func:`difference_jacobian`.
-
-    Examples
-    --------
-    >>> report = difference_with_error(np.exp, np.array([1.0]))
-    >>> bool(abs(report.jacobian[0, 0] - np.e) <= report.error[0, 0] < 1e-8)
-    True
-    """
-    relative = CENTRAL if central else ONE_SIDED
-    value, near = _jacobian(function, x, constants, relative, central, typical, bounds)
-    far = _jacobian(function, x, constants, 2.0 * relative, central, typical, bounds)[1]
-    steps = relative * np.maximum(np.abs(x), typical)
-    rounding = 2.0 * EPSILON * np.abs(value).reshape(value.shape + (1,) * x.ndim) / steps
-    return DifferenceReport(value, near, np.abs(far - near) + rounding)
 
 
 def complex_step_jacobian(function: Callable[..., Any], x: Array, *constants: Any) -> tuple[Array, Array]:

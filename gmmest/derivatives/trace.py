@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -286,21 +287,17 @@ class TracedFunction:
     ----------
     source : str
         The program; empty where the function could not be traced.
-    reason : str
-        Why it could not.
     """
 
     def __init__(self, eager: Any, x: Array, constants: tuple[Any, ...]) -> None:
         self.eager = eager
         self.name = eager.name
-        self.source = self.reason = ""
+        self.source = ""
         self._make: Any = None
         self._run: Any = None
         self._trace: Any = None
-        try:
+        with suppress(NotStraight):
             self._build(x, constants)
-        except NotStraight as verdict:
-            self.reason = str(verdict)
 
     def value_and_jacobian(self, x: Array, *constants: Any) -> tuple[Array, Array]:
         """Value and Jacobian: by the program, or eagerly where it stops (an infinite factor)."""

@@ -12,7 +12,7 @@ import pytest
 from gmmest_cli.main import _run
 
 from gmmest import config
-from gmmest.config.build import build, build_model, fit
+from gmmest.config.build import build, fit
 from gmmest.config.user_code import load_function
 from gmmest.errors import ConfigError, FileError, GmmestError
 from gmmest.models.moment_function import MomentFunction
@@ -98,7 +98,7 @@ mean = gm.with_derivative(value, jacobian=slope)
 """
     settings = config.load(job(tmp_path, code), ["estimation.grad=analytic"])
     assert fit(settings).theta == pytest.approx([3.0])
-    model = build_model(settings)
+    model = build(settings).model
     assert isinstance(model, MomentFunction)
     assert model.moment_sum_and_jacobian is not None
 
