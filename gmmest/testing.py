@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from gmmest.derivatives import operators, ops
 from gmmest.derivatives.arguments import Wrt
 from gmmest.derivatives.backends import Backend, as_backend
+from gmmest.models.sample import OF_PARAMETERS, Sample
 
 __all__ = ["SCENARIOS", "Scenario", "check_derivative", "check_model", "check_rule", "scenario"]
 
@@ -145,8 +146,10 @@ def check_model(
     """Check the laws of a moment model (see :class:`gmmest.models.sample.MomentModel`).
 
     The sums over blocks do not depend on the blocks; ``moment_sum`` is the sum of the
-    contributions; hand-written derivatives agree with dual numbers; the backends agree with each
-    other, and with central differences to 1e-6.
+    contributions, ``moment_sums`` has the sum of their squares; hand-written derivatives agree with dual
+    numbers, ``moment_sum_and_vjp`` too; the backends agree with each other, and with central differences to
+    1e-6.  With the first parameter fixed the sample has the same moments, and every method that takes
+    parameters, as its first argument, gives what it gives with all of them.
 
     Parameters
     ----------
@@ -200,6 +203,58 @@ def check_model(
         if engine.exact:
             exact = operators.jacobian(total, point, whole, backend="forward")
             _agree(slopes, exact, tolerance, f"Jacobian by {engine.name} and by forward")
+    _check_products(model, sample, point, tolerance)
+    if len(sample.names) > 1:
+        _check_held(model, data, sample, point, tolerance)
+
+
+def _check_products(model: Any, sample: Sample, point: Array, tolerance: float) -> None:
+    """What a model makes of a block beside the sum and the Jacobian: the pullback, and all in one visit."""
+    from gmmest.gmm.moments import moment_sum, square_of
+
+    total, cotangent = moment_sum(model), np.cos(np.arange(len(sample.moment_names)))
+    pullback, sums = (getattr(model, name, None) for name in ("moment_sum_and_vjp", "moment_sums"))
+    for part in sample.parts:
+        value, slopes = operators.value_and_jacobian(total, point, part.block, backend="forward")
+        if pullback is not None:
+            found, pull = pullback(point, part.block)
+            _agree(found, value, tolerance, "moment_sum_and_vjp and the sum of contributions")
+            _agree(pull(cotangent), cotangent @ slopes, tolerance, "moment_sum_and_vjp and v'J by forward")
+        if sums is not None:
+            own = sums(point, part.block)
+            square = square_of(np.asarray(model.contributions(point, part.block)), part.frequency)
+            _agree(own.moments, value, tolerance, "moment_sums and the sum of contributions")
+            _agree(own.square, square, tolerance, "moment_sums and the squares of contributions")
+            if own.jacobian is not None:
+                _agree(own.jacobian, slopes, tolerance, "Jacobian of moment_sums and by forward")
+
+
+def _check_held(model: Any, data: Any, sample: Sample, point: Array, tolerance: float) -> None:
+    """The model of all parameters but the first, which is fixed."""
+    from gmmest.execution.serial import fold
+    from gmmest.gmm.parameters import sampled
+
+    held = sampled(model, data, {sample.names[0]: float(point[0])}, None, None)
+    if (held.whole.names, held.whole.moment_names) != (sample.names, sample.moment_names):
+        raise AssertionError("sample with restriction= has other parameters or moments than without")
+    blocks = sample.blocks
+
+    def every(function: Callable[[Any], Any]) -> Any:
+        return fold([function(block) for block in blocks])
+
+    def at(who: Any, theta: Array) -> dict[str, Any]:
+        made = {"contributions": np.concatenate([who.contributions(theta, block) for block in blocks])}
+        for name in OF_PARAMETERS:
+            own = getattr(who, name, None)
+            if own is not None and name == "unadjusted_covariance":
+                made[name] = own(theta, sample.n_obs, every)
+            elif own is not None:
+                made[name] = np.array([own(theta, block) for block in blocks], dtype=np.float64)
+        return made
+
+    free = at(held.model, point[1:])
+    for name, expected in at(model, point).items():
+        _agree(free[name], expected, tolerance, f"{name} with a parameter fixed and with all")
 
 
 def _agree(found: Any, expected: Any, tolerance: float, what: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import gmmest as gm
+from gmmest.models.sample import MomentSums
 from gmmest.simulate import simulate_logit
 from gmmest.testing import check_model
 
@@ -56,19 +59,70 @@ def test_a_moment_function():
     check_model(model, table(), np.array([0.3, 0.2]), backends=ENGINES[1:])
 
 
-def test_a_model_that_breaks_a_law_is_found():
-    class Wrong:
-        def __init__(self) -> None:
-            self.right = gm.LinearIV("y", endogenous=["x"], instruments=["z", "w"])
+class Right:
+    """A regression, to be broken in one place."""
 
-        def sample(self, data):
-            return self.right.sample(data)
+    def __init__(self) -> None:
+        self.right = gm.LinearIV("y", endogenous=["x"], instruments=["z", "w"])
 
-        def contributions(self, theta, block):
-            return self.right.contributions(theta, block)
+    def sample(self, data):
+        return self.right.sample(data)
 
-        def moment_sum(self, theta, block):
-            return 1.001 * self.right.moment_sum(theta, block)
+    def contributions(self, theta, block):
+        return self.right.contributions(theta, block)
 
-    with pytest.raises(AssertionError):
-        check_model(Wrong(), table(), np.array([0.4, 1.0]))
+
+class WrongSum(Right):
+    def moment_sum(self, theta, block):
+        return 1.001 * self.right.moment_sum(theta, block)
+
+
+class WrongPullback(Right):
+    def moment_sum_and_vjp(self, theta, block):
+        value, pull = self.right.moment_sum_and_vjp(theta, block)
+        return value, lambda v: 1.001 * pull(v)
+
+
+class WrongSquares(Right):
+    def moment_sums(self, theta, block):
+        value, jacobian = self.right.moment_sum_and_jacobian(theta, block)
+        rows = self.right.contributions(theta, block)
+        return MomentSums(len(rows), value, jacobian, 1.001 * rows.T @ rows)
+
+
+class WrongSlopes(WrongSquares):
+    def moment_sums(self, theta, block):
+        value, jacobian = self.right.moment_sum_and_jacobian(theta, block)
+        rows = self.right.contributions(theta, block)
+        return MomentSums(len(rows), value, 1.001 * jacobian, rows.T @ rows)
+
+
+class WrongNames(Right):
+    def sample(self, data, restriction=None):
+        sample = self.right.sample(data)
+        return sample if restriction is None else replace(sample, moment_names=("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (WrongSum, "moment_sum and the sum of contributions"),
+        (WrongPullback, "moment_sum_and_vjp and v'J"),
+        (WrongSquares, "moment_sums and the squares"),
+        (WrongSlopes, "Jacobian of moment_sums"),
+        (WrongNames, "sample with restriction="),
+    ],
+)
+def test_a_model_that_breaks_a_law_is_found(model, said):
+    check_model(Right(), table(), np.array([0.4, 1.0]))
+    with pytest.raises(AssertionError, match=said):
+        check_model(model(), table(), np.array([0.4, 1.0]))
+
+
+def test_parameters_come_first():
+    class Swapped(Right):
+        def loglike(self, block, theta):
+            return float(np.sum(self.right.contributions(theta, block)))
+
+    with pytest.raises(AttributeError):
+        check_model(Swapped(), table(), np.array([0.4, 1.0]))
