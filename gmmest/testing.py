@@ -1,9 +1,10 @@
-"""Checks for gmmest and for those who extend it: rules, derivatives, models, and the scenarios of the suite.
+"""Checks for gmmest and for those who extend it: rules, derivatives, models, executors, and the scenarios of the suite.
 
 ========================  ==========================================================================
 ``check_rule``            a rule for dual numbers, or a primitive, against central differences
 ``check_derivative``      a backend, or a function's derivative on several backends, against each other
 ``check_model``           any model: moment_sum = sum of contributions, blocks add up, backends agree
+``check_executor``        what computes the blocks: their order, exceptions, the bits of one thread
 ``SCENARIOS``             functions in plain NumPy that every backend must differentiate
 ========================  ==========================================================================
 
@@ -12,6 +13,7 @@ Each check raises ``AssertionError`` with what disagrees and by how much, and re
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +24,19 @@ from numpy.typing import NDArray
 from gmmest.derivatives import operators, ops
 from gmmest.derivatives.arguments import Wrt
 from gmmest.derivatives.backends import Backend, as_backend
+from gmmest.errors import Complaint, EstimationError
+from gmmest.execution.serial import Executor, Serial, fold
 from gmmest.models.sample import OF_PARAMETERS, Sample
 
-__all__ = ["SCENARIOS", "Scenario", "check_derivative", "check_model", "check_rule", "scenario"]
+__all__ = [
+    "SCENARIOS",
+    "Scenario",
+    "check_derivative",
+    "check_executor",
+    "check_model",
+    "check_rule",
+    "scenario",
+]
 
 Array = NDArray[np.float64]
 
@@ -231,7 +243,6 @@ def _check_products(model: Any, sample: Sample, point: Array, tolerance: float) 
 
 def _check_held(model: Any, data: Any, sample: Sample, point: Array, tolerance: float) -> None:
     """The model of all parameters but the first, which is fixed."""
-    from gmmest.execution.serial import fold
     from gmmest.gmm.parameters import sampled
 
     held = sampled(model, data, {sample.names[0]: float(point[0])}, None, None)
@@ -255,6 +266,102 @@ def _check_held(model: Any, data: Any, sample: Sample, point: Array, tolerance: 
     free = at(held.model, point[1:])
     for name, expected in at(model, point).items():
         _agree(free[name], expected, tolerance, f"{name} with a parameter fixed and with all")
+
+
+def check_executor(executor: Any) -> None:
+    """Check the laws of an executor (see :class:`gmmest.execution.serial.Executor`).
+
+    Results come in the order of the blocks, however many there are; an exception of the function comes
+    through as it is, the first in the order of the blocks, and leaves the executor usable; a fit has the bits
+    of :class:`~gmmest.execution.serial.Serial`.
+
+    Parameters
+    ----------
+    executor : Executor, str or distributed.Client
+        What ``GMMEstimator(executor=...)`` takes; workers are opened and closed.
+
+    Examples
+    --------
+    >>> from gmmest.execution.threads import Threads
+    >>> check_executor(Threads(2))
+    >>> class Backwards:
+    ...     def map(self, function, items):
+    ...         return [function(item) for item in reversed(items)]
+    >>> check_executor(Backwards())
+    Traceback (most recent call last):
+    ...
+    AssertionError: results of 2 blocks are not in their order: [1.0, 0.0]
+    """
+    from gmmest.execution.threads import opened
+
+    with opened(executor) as session:
+        _check_order(session)
+        _check_exceptions(session)
+        _check_order(session)
+        _check_bits(session)
+
+
+def _check_order(session: Executor) -> None:
+    for count in (0, 1, 2, 17):
+        found = session.map(lambda block: float(block.sum()), [np.array([float(i)]) for i in range(count)])
+        if list(found) != [float(i) for i in range(count)]:
+            raise AssertionError(f"results of {count} blocks are not in their order: {found}")
+
+
+def _check_exceptions(session: Executor) -> None:
+    def refuse(block: Array) -> float:
+        if block[0] >= 2.0:
+            raise EstimationError(Complaint("E411", f"block {block[0]:g}"))
+        return float(block[0])
+
+    try:
+        session.map(refuse, [np.array([float(i)]) for i in range(6)])
+    except EstimationError as error:
+        if str(error) != "E411 block 2":
+            raise AssertionError(f"another exception than that of the first block came: {error}") from error
+    except Exception as error:
+        raise AssertionError(f"an EstimationError came as {type(error).__name__}: {error}") from error
+    else:
+        raise AssertionError("an exception of the function did not come through")
+
+
+def _check_bits(session: Executor) -> None:
+    from gmmest.data.table import Table
+    from gmmest.gmm.estimator import GMMEstimator
+
+    random = np.random.default_rng(0)
+    x, z = random.normal(size=(2, 500))
+    data = Table.from_arrays({"y": np.exp(0.3 + 0.5 * x + 0.2 * random.normal(size=500)), "x": x, "z": z})
+    alone, here = (GMMEstimator(_InBlocks(), data, executor=each).fit() for each in (Serial(), session))
+    for name in ("moments", "theta", "jacobian", "v"):
+        ours, theirs = getattr(alone.estimate, name), getattr(here.estimate, name)
+        if ours.tobytes() != theirs.tobytes():
+            raise AssertionError(
+                f"{name} of a fit: {theirs.tolist()} are not the bits of Serial, {ours.tolist()}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _InBlocks:
+    """Three moments and two parameters of a table in eleven blocks of different lengths."""
+
+    def sample(self, data: Any) -> Sample:
+        def sample(edges: tuple[int, ...]) -> Sample:
+            return Sample(
+                names=("a", "b"),
+                moment_names=("const", "x", "z"),
+                blocks=tuple(data.rows(i, j) for i, j in itertools.pairwise(edges)),
+                counts=tuple(j - i for i, j in itertools.pairwise(edges)),
+                n_rows=data.n_rows,
+                start=np.zeros(2),
+                whole=lambda: sample((0, data.n_rows)),
+            )
+
+        return sample(tuple(k * (k + 1) * data.n_rows // 132 for k in range(12)))
+
+    def contributions(self, theta: Any, block: Any) -> Any:
+        e = block["y"] - np.exp(theta[0] + theta[1] * block["x"])
+        return np.stack([e, e * block["x"], e * block["z"]], axis=1)
 
 
 def _agree(found: Any, expected: Any, tolerance: float, what: str) -> None:
