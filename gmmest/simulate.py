@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gmmest.data.choice_data import ChoiceData
 from gmmest.data.memory import in_words
+from gmmest.data.on_disk import beside
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError, FileError, printable
 
@@ -181,7 +182,7 @@ def simulate_files(
     needed = int(8 * sets * sizes.rows_per_set * (sizes.width + 0.5))
     if target.exists():
         _refuse_replacing(target, force)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    scratch = beside(target)
     try:
         scratch.mkdir(parents=True)
         free = shutil.disk_usage(scratch).free

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from gmmest.data.block import Block
 from gmmest.data.memory import in_words
 from gmmest.data.observations import Clusters, Observations
+from gmmest.data.on_disk import beside, lock, sync_folder
 from gmmest.data.source_files import SourceFile
 from gmmest.errors import Complaint, FileError, printable
 
@@ -34,6 +35,7 @@ FORMAT = 1
 
 PAGE = 1 << 22  # bytes under one checksum
 MANIFEST = "manifest.json"
+LOCK, ARRAYS = "lock", "arrays"  # in the folder of a store in the making
 ADVICE = "delete this folder; the data are converted again by the next fit"
 
 
@@ -119,7 +121,9 @@ class StoreWriter:
 
     def __init__(self, folder: Path, needed: int | None = None) -> None:
         self.folder = folder
-        self.scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        self._own = beside(folder)
+        self.scratch = self._own / ARRAYS
+        self._lock = -1
         self._needed = needed
         self._growing: dict[str, _Growing] = {}
 
@@ -127,12 +131,17 @@ class StoreWriter:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             _forget_abandoned(self.folder.parent)
-            self.scratch.mkdir()
+            self._own.mkdir()
+            self._lock = os.open(self._own / LOCK, os.O_RDWR | os.O_CREAT)
+            with contextlib.suppress(OSError):  # without locks nobody deletes what is abandoned
+                lock(self._lock)
+            self.scratch.mkdir()  # after the lock, see _forget_abandoned
             free = shutil.disk_usage(self.scratch).free
         except OSError as error:
+            self._leave()
             raise self._refusal(error.strerror or str(error)) from error
         if self._needed is not None and free < self._needed:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            self._leave()
             raise self._refusal(f"{in_words(free)} are free")
         return self
 
@@ -142,9 +151,14 @@ class StoreWriter:
         for growing in self._growing.values():
             with contextlib.suppress(OSError):  # what is in its buffer has no room either
                 growing.file.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._leave()
         if isinstance(error, OSError) and not isinstance(error, FileError):
             raise self._refusal(error.strerror or str(error)) from error
+
+    def _leave(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+        shutil.rmtree(self._own, ignore_errors=True)
 
     def append(self, name: str, piece: NDArray[Any]) -> None:
         """Put rows at the end of an array."""
@@ -178,14 +192,14 @@ class StoreWriter:
             if path.name not in kept:
                 path.unlink()
         _write_synced(self.scratch / MANIFEST, replace(manifest, arrays=arrays).text())
-        _sync_folder(self.scratch)
+        sync_folder(self.scratch)
         try:
             self.scratch.rename(self.folder)
         except OSError:
             # Another process has made the same store in the meantime; content decides the name.
             if not (self.folder / MANIFEST).is_file():
                 raise
-        _sync_folder(self.folder.parent)
+        sync_folder(self.folder.parent)
 
     def _refusal(self, reason: str) -> FileError:
         room = "" if self._needed is None else f"; it takes about {in_words(self._needed)}"
@@ -233,7 +247,7 @@ class _Growing:
 
 def restamp(folder: Path, manifest: Manifest) -> None:
     """Replace the manifest of a store that stays as it is, where that is allowed."""
-    temporary = folder / f".{MANIFEST}.{os.getpid()}.tmp"
+    temporary = beside(folder / MANIFEST)
     try:
         _write_synced(temporary, manifest.text())
         os.replace(temporary, folder / MANIFEST)
@@ -249,29 +263,19 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make names in a folder last; systems that open no folders do so themselves."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _forget_abandoned(cache: Path) -> None:
-    """Delete what conversions left behind whose process is gone."""
-    if os.name != "posix":
-        return
+    """Delete what conversions left behind that hold no lock any more, on whichever machine they ran."""
     for path in cache.glob(".*.tmp"):
-        process = path.name.split(".")[-2]
-        if process.isdigit() and path.is_dir():
+        # Arrays come after the lock: a folder without them may be one that is about to take its lock.
+        if not (path / ARRAYS).is_dir():
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path / LOCK, os.O_RDWR)
             try:
-                os.kill(int(process), 0)
-            except ProcessLookupError:
-                shutil.rmtree(path, ignore_errors=True)
-            except OSError:
-                continue
+                if lock(descriptor):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 # --- reading -----------------------------------------------------------------------------------

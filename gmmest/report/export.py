@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from gmmest.data.on_disk import beside
 from gmmest.errors import Complaint, FileError, some
 
 __all__ = ["write_run"]
@@ -57,7 +58,7 @@ def write_run(folder: Path, files: Mapping[str, str], force: bool = False) -> No
 
 
 def _write(target: Path, text: str) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = beside(target)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:

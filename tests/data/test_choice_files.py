@@ -25,7 +25,7 @@ from gmmest.data.choice_files import ChoiceFiles
 from gmmest.data.conversion import convert
 from gmmest.data.readers import read_frame
 from gmmest.data.source_files import find_files, parquet_rows
-from gmmest.data.store import PAGE, Manifest, open_store, read_manifest
+from gmmest.data.store import PAGE, Manifest, StoreWriter, open_store, read_manifest
 from gmmest.data.streams import cell_types
 from gmmest.errors import DataError, FileError, GmmestError
 from gmmest.models.logit import Logit
@@ -593,6 +593,22 @@ def test_a_conversion_that_was_killed_leaves_nothing_that_is_used(tmp_path: Path
     store = ChoiceFiles(folder, **ROLES).store(Logit(["cost"])._design())
     assert [path.name for path in store.folder.parent.iterdir()] == [store.folder.name]
     assert store.block.n_rows == sum(pq.read_metadata(path).num_rows for path in folder.iterdir())
+
+
+def test_conversions_of_equal_process_number_leave_each_other_alone(tmp_path: Path) -> None:
+    # As in containers, or on hosts that share a folder; here it is one process.
+    manifest = Manifest("", [], [], [], [], "", [])
+    target = tmp_path / "cache" / "store"
+    with StoreWriter(target) as first:
+        first.append("chosen", np.ones(3))
+        with StoreWriter(target) as second:
+            second.append("chosen", np.ones(3))
+            assert first.scratch != second.scratch
+            assert first.path("chosen").is_file()
+            second.finish(manifest)
+        first.finish(manifest)
+    assert [path.name for path in target.parent.iterdir()] == ["store"]
+    assert sorted(path.name for path in target.iterdir()) == ["chosen.bin", "manifest.json"]
 
 
 def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
