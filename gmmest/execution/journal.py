@@ -29,6 +29,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.on_disk import lock, sync_folder
 from gmmest.errors import Complaint, FileError, plural, printable, some
 
 __all__ = ["Journal", "Record", "locked", "surroundings"]
@@ -143,11 +144,12 @@ class Journal:
         self._descriptor = _opened(self.path)
         self._index = self._end = self._salt = 0
         try:
-            if not _lock(self._descriptor):
-                raise FileError(
-                    Complaint("E506", "another process writes to this journal", _shown(self.path), _WAIT)
-                )
-            self._begin(must_agree)
+            with _as_refusal("read, lock or write the journal", self.path):
+                if not lock(self._descriptor):
+                    raise FileError(
+                        Complaint("E506", "another process writes to this journal", _shown(self.path), _WAIT)
+                    )
+                self._begin(must_agree)
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -182,7 +184,7 @@ class Journal:
         if frames.first is None:
             first = Record({"must_agree": dict(must_agree)}).to_bytes()
             self._end = self._write(MARK + _frame(0, first, 0), 0)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
             self._salt, self._index = zlib.crc32(first), 1
             self.records: tuple[Record, ...] = ()
             self.cut = len(content)
@@ -321,24 +323,17 @@ def _content(descriptor: int) -> bytes:
         return stream.read()
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether the system gave us the lock of this file; it takes it back when the process ends, however."""
-    import fcntl
-
+@contextmanager
+def _as_refusal(what: str, path: Path) -> Iterator[None]:
+    """What the system refuses (no locks on this file system, a disk that fails), as E501."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new name is on the disk only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        reason = f"cannot {what}: {error.strerror or error}"
+        advice = "free space, or another folder on a disk of this machine"
+        raise FileError(Complaint("E501", reason, _shown(path), advice)) from error
 
 
 @contextmanager
@@ -364,29 +359,32 @@ def locked(folder: Path) -> Iterator[bool]:
     while True:
         descriptor = _opened(path, "the lock of the folder")
         try:
-            before = _content(descriptor).decode("utf-8", "replace")
+            with _as_refusal("read or take the lock of the folder", path):
+                before = _content(descriptor).decode("utf-8", "replace")
+                free = lock(descriptor)
+                same = _same_file(descriptor, path)
             process, _, host = before.strip().partition(" on ")
-            if not _lock(descriptor) or (host and host != platform.node()):
+            if not free or (host and host != platform.node()):
                 what = f"process {printable(process or '?')} on {printable(host or '?')} is at work in this folder"
                 advice = f"{_WAIT}; if it is gone, delete the file {path.name}"
                 raise FileError(Complaint("E506", what, _shown(folder), advice))
-            if _same_file(descriptor, path):
-                break
-            os.close(descriptor)  # its owner has just deleted it
         except BaseException:
             os.close(descriptor)
             raise
+        if same:
+            break
+        os.close(descriptor)  # its owner has just deleted it
     try:
-        os.ftruncate(descriptor, 0)
-        try:
+        with _as_refusal("write the lock of the folder", path):
+            os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()} on {platform.node()}\n".encode(), 0)
-        except OSError as error:
-            what = f"cannot write: {error.strerror or error}"
-            raise FileError(Complaint("E501", what, _shown(path), "free space, or another folder")) from error
         yield bool(before)
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        try:
+            with _as_refusal("delete the lock of the folder", path):
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

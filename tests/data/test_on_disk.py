@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
-from gmmest.data.on_disk import beside, lock
+import pytest
+
+from gmmest.data.on_disk import beside, lock, sync_folder
 from gmmest.report.export import write_run
 
 
@@ -28,3 +31,17 @@ def test_one_lock_a_file_until_it_is_closed(tmp_path: Path) -> None:
     os.close(first)
     assert lock(second)
     os.close(second)
+
+
+@pytest.mark.parametrize("unknown", [errno.EINVAL, errno.EBADF])
+def test_a_file_system_that_syncs_no_folders_is_no_failure_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unknown: int
+) -> None:
+    def fsync(_: int, number: int = unknown) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    sync_folder(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: fsync(descriptor, errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        sync_folder(tmp_path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
+import stat
 import subprocess
 import sys
 import textwrap
@@ -224,6 +226,36 @@ def test_links_and_devices_are_refused(tmp_path: Path) -> None:
     assert victim.read_text() == ""
     with pytest.raises(FileError, match="E501 cannot open the journal: No such file or directory"):
         Journal(tmp_path / "absent" / "journal", RUN)
+
+
+def test_a_file_system_without_locks_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # as NFS without its lock service
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(
+        FileError, match=r"E501 cannot .* the journal: No locks available(.|\n)*another folder"
+    ):
+        Journal(tmp_path / "journal", RUN)
+    with pytest.raises(FileError, match=r"E501 cannot .* the lock of the folder: No locks"), locked(tmp_path):
+        pass
+
+
+def test_a_disk_that_cannot_keep_the_name_of_a_journal_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        whole(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(FileError, match=r"E501 cannot .* the journal: Input/output error"):
+        Journal(tmp_path / "journal", RUN)
 
 
 # --- no room -----------------------------------------------------------------------------------------------
