@@ -11,20 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from gmmest.errors import Complaint, ConfigError, ExecutionError, FileError, plural, printable, some
+from gmmest.execution.journal import versions
 from gmmest.execution.serial import single_blas_thread
 from gmmest.execution.spill import Message, Spill, forget, loaded
 from gmmest.execution.threads import Threads
@@ -404,22 +403,12 @@ def _unpacked(data: bytes) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Versions:
-    """Packages on which the bits of a result depend."""
-
-    python: str
-    gmmest: str
-    numpy: str
-    scipy: str
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
     """A pickled function, the blocks of one worker, and the versions of the driver."""
 
     function: Message
     blocks: tuple[Message, ...]
-    versions: Versions
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,8 +420,8 @@ class Outcome:
 
 
 @lru_cache(maxsize=1)
-def _versions() -> Versions:
-    return Versions(platform.python_version(), version("gmmest"), version("numpy"), version("scipy"))
+def _versions() -> Mapping[str, str]:
+    return versions()
 
 
 def _work(task: Task) -> bytes:
@@ -460,15 +449,16 @@ def _work(task: Task) -> bytes:
 
 
 def _function(task: Task) -> Callable[[Any], Any]:
-    here = _versions()
-    if here != task.versions:
-        raise ExecutionError(
-            Complaint(
-                "E706",
-                f"a worker has other versions than the driver: {here}; expected {task.versions}",
-                next="install the same packages everywhere: other versions give other bits",
-            )
-        )
+    here, expected = _versions(), task.versions
+    differing = [
+        f"{name} {here.get(name)}, expected {expected.get(name)}"
+        for name in dict.fromkeys((*here, *expected))
+        if here.get(name) != expected.get(name)
+    ]
+    if differing:
+        what = f"a worker has other versions than the driver: {some(differing)}"
+        advice = "install the same packages everywhere: other versions give other bits"
+        raise ExecutionError(Complaint("E706", what, next=advice))
     try:
         function: Callable[[Any], Any] = loaded(task.function)
     except FileError:

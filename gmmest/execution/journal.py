@@ -19,7 +19,7 @@ import platform
 import stat
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from gmmest.data.on_disk import lock, sync_folder
 from gmmest.errors import Complaint, FileError, plural, printable, some
 
-__all__ = ["Journal", "Record", "locked", "surroundings"]
+__all__ = ["PACKAGES", "Journal", "Record", "locked", "surroundings", "versions"]
 
 Array = NDArray[np.float64]
 
@@ -401,13 +401,22 @@ def _shown(path: Path) -> str:
 # --- what bits depend on ----------------------------------------------------------------------------------
 
 
-def surroundings(packages: Sequence[str] = ("gmmest", "numpy", "scipy", "jax")) -> dict[str, str]:
+PACKAGES = ("gmmest", "numpy", "scipy", "jax")
+"""Those whose versions decide the bits of a result."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of :data:`PACKAGES`, by name."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def surroundings() -> dict[str, str]:
     """What the last bits of a computation depend on beside its input: versions, BLAS, the processor's kind.
 
     Examples
     --------
-    >>> sorted(surroundings(("numpy",)))
-    ['blas', 'numpy', 'processor', 'python']
+    >>> sorted(surroundings())
+    ['blas', 'gmmest', 'jax', 'numpy', 'processor', 'python', 'scipy']
     """
     import scipy.linalg  # noqa: F401  its BLAS counts as well
     from threadpoolctl import threadpool_info
@@ -419,8 +428,8 @@ def surroundings(packages: Sequence[str] = ("gmmest", "numpy", "scipy", "jax")) 
     }
     simd = np.show_config(mode="dicts")["SIMD Extensions"]
     return {
+        **versions(),
         "python": ".".join(platform.python_version_tuple()[:2]),
-        **{name: version(name) for name in packages},
         "blas": ", ".join(sorted(blas)),
         "processor": " ".join([platform.machine(), *simd.get("baseline", []), *simd.get("found", [])]),
     }

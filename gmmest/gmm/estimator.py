@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, Literal
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend, as_backend
 from gmmest.errors import Complaint, ConfigError, not_among, not_whole, printable, some
-from gmmest.execution.journal import Journal, surroundings
+from gmmest.execution.journal import Journal, surroundings, versions
 from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import as_executor, opened
@@ -414,9 +412,8 @@ def _named(executor: str | Executor) -> str:
 
 
 def _manifest(sample: Sample, executor: str) -> dict[str, Any]:
-    packages = ("gmmest", "numpy", "scipy", "jax")
     return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": versions(),
         "data_sha256": sample.fingerprint,
         "config_sha256": None,
         "threads": {"executor": executor, "blas": 1, "cores": os.cpu_count()},

@@ -23,6 +23,7 @@ from gmmest.config.build import build
 from gmmest.data.block import Block
 from gmmest.execution import dask as subject
 from gmmest.execution.dask import Dask, DaskSession
+from gmmest.execution.journal import PACKAGES
 from gmmest.execution.spill import LINE, SMALL, Piece, Spill, forget, loaded
 from gmmest.execution.threads import Threads, afterwards, as_executor, opened
 from gmmest.simulate import simulate_logit
@@ -321,11 +322,15 @@ def test_a_module_that_workers_lack_is_named(workers: DaskSession, monkeypatch: 
         workers.map(module.moment, [0])
 
 
-def test_other_versions_are_refused(workers: DaskSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = replace(subject._versions(), numpy="1.0")
+@pytest.mark.parametrize("package", ["python", *PACKAGES])
+def test_other_versions_are_refused(
+    workers: DaskSession, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    other = {**subject._versions(), package: "1.0"}
     monkeypatch.setattr(subject, "_versions", lambda: other)
     with pytest.raises(
-        gm.ExecutionError, match=r"^E706 a worker has other versions .* expected .*numpy='1\.0'"
+        gm.ExecutionError,
+        match=rf"^E706 a worker has other versions than the driver: {package} .*, expected 1\.0",
     ):
         workers.map(abs, [0])
 
