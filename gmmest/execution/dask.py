@@ -22,7 +22,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
-from gmmest.errors import Complaint, ConfigError, ExecutionError, FileError, plural, printable, some
+from gmmest.errors import (
+    Complaint,
+    ConfigError,
+    ExecutionError,
+    FileError,
+    not_whole,
+    plural,
+    printable,
+    some,
+)
 from gmmest.execution.journal import versions
 from gmmest.execution.serial import single_blas_thread
 from gmmest.execution.spill import Message, Spill, forget, loaded
@@ -101,10 +110,7 @@ class Dask:
         if find_spec("distributed") is None:
             what = "executor 'dask' needs the package distributed, which is not installed"
             raise ExecutionError(Complaint("E701", what, next="pip install 'gmmest[dask]'"))
-        complaints = []
-        if self.workers is not None and (type(self.workers) is not int or self.workers < 1):
-            what = f"workers is {self.workers!r}; a whole number from 1 was expected"
-            complaints.append(Complaint("E102", what))
+        complaints = [] if self.workers is None else not_whole("workers", self.workers, 1)
         if self.workers is not None and self.client is not None:
             what = "workers is given beside a client, which has its own"
             complaints.append(Complaint("E102", what, next="scale the client's cluster"))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gmmest.errors import Complaint, ConfigError
+from gmmest.errors import Complaint, ConfigError, not_whole
 from gmmest.execution.serial import Executor, Serial
 
 __all__ = ["EXECUTORS", "Threads", "afterwards", "as_executor", "opened"]
@@ -26,7 +26,12 @@ class Threads:
     Parameters
     ----------
     workers : int, optional
-        By default one a core.
+        At least 1; by default one a core.
+
+    Raises
+    ------
+    ConfigError
+        E102: fewer workers than one.
 
     Examples
     --------
@@ -36,9 +41,15 @@ class Threads:
 
     workers: int | None = None
 
+    def __post_init__(self) -> None:
+        complaints = [] if self.workers is None else not_whole("workers", self.workers, 1)
+        if complaints:
+            raise ConfigError(complaints)
+
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Apply to all items; the first exception in their order is raised."""
-        workers = min(self.workers or os.cpu_count() or 1, len(items))
+        wanted = (os.cpu_count() or 1) if self.workers is None else self.workers
+        workers = min(wanted, len(items))
         if workers < 2:
             return Serial().map(function, items)
         with ThreadPoolExecutor(workers) as pool:

@@ -93,3 +93,9 @@ def test_blas_threads_do_not_change_the_bits(drawn: gm.ChoiceData) -> None:
         with threadpool_limits(limit):
             thetas.append(gm.GMMEstimator(gm.Logit(), drawn).fit().theta)
     assert np.array_equal(*thetas)
+
+
+@pytest.mark.parametrize("workers", [0, -3, True, 2.0, "2"])
+def test_a_number_of_threads_that_is_none_is_refused(workers: object) -> None:
+    with pytest.raises(gm.ConfigError, match=r"E102 workers is .*; a whole number from 1 was expected"):
+        Threads(workers)  # type: ignore[arg-type]
