@@ -35,9 +35,8 @@ Progress: TypeAlias = Callable[[int, "int | None"], None]
 
 SHOWN = 5  # complaints of one kind, and ids in one, before the rest is counted
 LARGEST_PIECE = 1 << 14  # rows; larger ones are no faster
-SHARE = (
-    16  # of the memory, what one piece takes as numbers: text, columns, features, and what allocators keep
-)
+SHARE = 16
+"""One byte in so many is for the numbers of a piece: the others for text, columns, features, what allocators keep."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +118,7 @@ def convert(
             done += piece.table.num_rows
             if progress is not None:
                 progress(done, n_rows)
-        whole.refuse(files, rows, memory)
+        whole.refuse(files, rows, most, memory)
         writer.finish(whole.described(manifest, memory))
 
 
@@ -250,7 +249,7 @@ class _Whole:
 
     # --- when all has been seen ---
 
-    def refuse(self, files: Sequence[Path], rows: int, memory: int) -> None:
+    def refuse(self, files: Sequence[Path], rows: int, most: int, memory: int) -> None:
         """Raise what is wrong with the data, if anything is."""
         if not self._unreadable and not self._complaints and self._n_sets == 0 and not self._has_keys():
             raise empty(
@@ -259,7 +258,7 @@ class _Whole:
         if self._has_keys() and not self._unreadable:
             found = repeats(self._writer.path("keys"), memory // 8, SHOWN)
             if found.count:
-                self._complain(DataError(_again(files, self._columns.case, found, rows, memory)))
+                self._complain(DataError(_again(files, self._columns.case, found, rows, most, memory)))
             self._writer.drop("keys")
         if not self._complaints and self._end == 0:
             raise no_sets(self._source, self._notes())
@@ -328,13 +327,13 @@ def _at(piece: Rows, name: str, rows: IntArray) -> Any:
     return column.cast(pa.large_string()) if is_text(column) else column
 
 
-def _again(files: Sequence[Path], case: str, found: Repeats, rows: int, memory: int) -> Complaint:
+def _again(files: Sequence[Path], case: str, found: Repeats, rows: int, most: int, memory: int) -> Complaint:
     """E304: ids that come again, which are looked up by reading the column once more."""
     wanted = np.unique(np.concatenate([found.before, found.again]))
     places: dict[int, tuple[str, str]] = {}
     cells = CellTypes((case,), (), ())
     seen = 0
-    for piece in whole_sets(files, lambda path: pieces(path, cells, rows, memory), case, memory):
+    for piece in whole_sets(files, lambda path: pieces(path, cells, rows, memory), case, most):
         starts = np.append(run_starts(piece.table, case), piece.table.num_rows)
         for i in wanted[(wanted >= seen) & (wanted < seen + starts.size - 1)]:
             first, stop = starts[i - seen], starts[i - seen + 1]
