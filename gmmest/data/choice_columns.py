@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gmmest.data.columns import require_choice
 from gmmest.data.observations import Names
+from gmmest.data.set_roles import RoleColumns
 
 __all__ = ["ChoiceColumns"]
 
@@ -35,3 +36,8 @@ class ChoiceColumns:
     def __post_init__(self) -> None:
         require_choice("on_bad_sets", self.on_bad_sets, ("error", "drop"))
         require_choice("missing", self.missing, ("error", "drop_set"))
+
+    @property
+    def roles(self) -> RoleColumns:
+        """Those that say something of a whole set."""
+        return RoleColumns(self.weight, self.frequency, self.cluster, self.time)

@@ -28,26 +28,15 @@ from gmmest.data.columns import (
     accept,
     as_float64,
     did_you_mean,
-    in_file,
     not_finite,
     open_frame,
     place,
     quoted,
     read_column,
-    row_ranges,
 )
 from gmmest.data.content import content_hash
-from gmmest.data.drops import SHOWN, Drop
-from gmmest.data.frame_door import (
-    bad_sets,
-    contiguous,
-    moved_note,
-    no_sets,
-    read_structure,
-    repeated_alternatives,
-    rows_of,
-    some_unchosen,
-)
+from gmmest.data.drops import Drop
+from gmmest.data.frame_door import moved_note, no_sets, read_structure, some_unchosen
 from gmmest.data.immutable import frozen, read_only
 from gmmest.data.observations import UNWEIGHTED, Names, Observations, cluster_arrays, weight_array
 from gmmest.data.set_roles import read_set_roles
@@ -207,53 +196,28 @@ class ChoiceData:
             Whether these are all choice sets; of a part all weights may be zero.
         """
         opened = open_frame(frame, source)
-        sets, alternatives, picked = read_structure(
-            opened, columns.case, columns.alternative, columns.chosen, source
-        )
-        order, offsets = contiguous(sets)
-        values = picked[order]
-        bad = np.add.reduceat(values, offsets[:-1]) != 1.0
-        complaints: list[Complaint] = []
-        if bad.any() and columns.on_bad_sets == "error":
-            rows = order[rows_of(np.flatnonzero(bad)[:SHOWN], offsets)]
-            where = place(source, columns.chosen, row_ranges(in_file(source, rows)))
-            complaints.append(bad_sets("E302", bad, values, offsets, sets.values, where))
-        if alternatives is not None:
-            complaints += repeated_alternatives(
-                sets.codes, sets.values, alternatives, source, columns.alternative or ""
-            )
-        roles = read_set_roles(
-            opened,
-            source,
-            columns.weight,
-            columns.frequency,
-            columns.cluster,
-            columns.time,
-            order,
-            offsets,
-            sets.values,
-            complaints,
-            whole,
-        )
-        if complaints:
-            raise DataError(complaints)
+        found, complaints = read_structure(opened, columns, source)
+        sets, bad = found.sets, found.bad
+        roles, of_roles = read_set_roles(opened, source, columns.roles, sets, whole)
+        if complaints or of_roles:
+            raise DataError([*complaints, *of_roles])
         data = cls(
             features=None,
             instruments=None,
-            chosen=read_only(values),
-            offsets=read_only(offsets),
+            chosen=read_only(found.chosen),
+            offsets=read_only(sets.offsets),
             feature_names=(),
             instrument_names=(),
-            ids=read_only(sets.values),
-            labels=() if alternatives is None else tuple(str(label) for label in alternatives.values),
-            notes=moved_note(order),
+            ids=read_only(sets.ids),
+            labels=found.labels,
+            notes=moved_note(sets.order),
             source=source,
             observations=roles.observations,
-            _alternative=None if alternatives is None else read_only(alternatives.codes[order]),
-            _origin=_Origin(opened, read_only(order), columns.missing),
+            _alternative=None if found.alternative is None else read_only(found.alternative),
+            _origin=_Origin(opened, read_only(sets.order), columns.missing),
         )
         if bad.any():
-            listed = some_unchosen(bad, values, offsets, sets.values)
+            listed = some_unchosen(bad, found.chosen, sets.offsets, sets.ids)
             data = data._keep(~bad, Drop("W302", int(bad.sum()), bad.size, listed))
         if roles.order is not None:
             places = roles.order if not bad.any() else _ranks(roles.order, ~bad)

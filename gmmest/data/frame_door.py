@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.columns import (
     BoolArray,
     Coded,
@@ -24,30 +25,51 @@ from gmmest.data.columns import (
     zero_one,
 )
 from gmmest.data.drops import SHOWN, Drop, NoSetsLeftError, unchosen
+from gmmest.data.set_roles import SetRows
 from gmmest.errors import Complaint, DataError, plural, printable
 
 if TYPE_CHECKING:
     import narwhals.stable.v2 as nw
 
-__all__ = [
-    "bad_sets",
-    "contiguous",
-    "moved_note",
-    "no_sets",
-    "read_structure",
-    "repeated_alternatives",
-    "rows_of",
-    "some_unchosen",
-]
+__all__ = ["Structure", "bad_sets", "moved_note", "no_sets", "read_structure", "rows_of", "some_unchosen"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Structure:
+    """The choice sets of a frame.
+
+    Parameters
+    ----------
+    sets : SetRows
+    chosen : (n,) float64
+        1.0 in chosen rows; in the order of the sets, as is `alternative`.
+    bad : (N,) bool
+        Sets in which not exactly one row is chosen.
+    alternative : (n,) int64, or None
+        Index into `labels`.
+    labels : tuple of str
+    """
+
+    sets: SetRows
+    chosen: FloatArray
+    bad: BoolArray
+    alternative: IntArray | None
+    labels: tuple[str, ...]
 
 
 def read_structure(
-    frame: nw.DataFrame[Any], case: str, alternative: str | None, chosen: str, source: str
-) -> tuple[Coded, Coded | None, FloatArray]:
-    """Ids of the sets, alternatives and choices, row by row; all complaints about them together."""
-    roles = {"case": case, "chosen": chosen}
-    if alternative is not None:
-        roles["alternative"] = alternative
+    frame: nw.DataFrame[Any], columns: ChoiceColumns, source: str
+) -> tuple[Structure, list[Complaint]]:
+    """The choice sets of a frame, and what is wrong with them: E302 (if that is an error) and E305.
+
+    Raises
+    ------
+    DataError
+        All at once: columns that are absent, or that cannot be read as ids and choices.
+    """
+    roles = {"case": columns.case, "chosen": columns.chosen}
+    if columns.alternative is not None:
+        roles["alternative"] = columns.alternative
     complaints = [
         absent(name, frame.columns, source, role) for role, name in roles.items() if name not in frame.columns
     ]
@@ -73,15 +95,35 @@ def read_structure(
             else:
                 complaints += ids
     if "case" in coded and "alternative" in coded and complaints:
-        complaints += repeated_alternatives(
+        complaints += _repeated_alternatives(
             coded["case"].codes, coded["case"].values, coded["alternative"], source, roles["alternative"]
         )
     if complaints or picked is None:
         raise DataError(complaints)
-    return coded["case"], coded.get("alternative"), picked
+    return _arranged(coded["case"], coded.get("alternative"), picked, columns, source)
 
 
-def contiguous(sets: Coded) -> tuple[IntArray, IntArray]:
+def _arranged(
+    sets: Coded, alternatives: Coded | None, picked: FloatArray, columns: ChoiceColumns, source: str
+) -> tuple[Structure, list[Complaint]]:
+    """Rows put together into sets, and complaints about sets."""
+    order, offsets = _contiguous(sets)
+    chosen = picked[order]
+    bad = np.add.reduceat(chosen, offsets[:-1]) != 1.0
+    complaints: list[Complaint] = []
+    if bad.any() and columns.on_bad_sets == "error":
+        rows = order[rows_of(np.flatnonzero(bad)[:SHOWN], offsets)]
+        where = place(source, columns.chosen, row_ranges(in_file(source, rows)))
+        complaints.append(bad_sets("E302", bad, chosen, offsets, sets.values, where))
+    if alternatives is not None:
+        name = columns.alternative or ""
+        complaints += _repeated_alternatives(sets.codes, sets.values, alternatives, source, name)
+    codes = None if alternatives is None else alternatives.codes[order]
+    labels = () if alternatives is None else tuple(str(label) for label in alternatives.values)
+    return Structure(SetRows(order, offsets, sets.values), chosen, bad, codes, labels), complaints
+
+
+def _contiguous(sets: Coded) -> tuple[IntArray, IntArray]:
     """Find the stable order that makes every set one range, and the offsets of the ranges."""
     codes = sets.codes
     sizes = np.bincount(codes, minlength=sets.values.size)
@@ -126,7 +168,7 @@ def some_unchosen(
     return tuple(listed)
 
 
-def repeated_alternatives(
+def _repeated_alternatives(
     set_codes: IntArray, ids: NDArray[Any], alternatives: Coded, source: str, column: str
 ) -> list[Complaint]:
     """E305: an alternative that stands twice in one set."""

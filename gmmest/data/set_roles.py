@@ -25,7 +25,26 @@ from gmmest.errors import Complaint, plural, printable
 if TYPE_CHECKING:
     import narwhals.stable.v2 as nw
 
-__all__ = ["Roles", "read_set_roles", "read_time", "time_order"]
+__all__ = ["RoleColumns", "Roles", "SetRows", "read_set_roles", "read_time", "time_order"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoleColumns:
+    """Names of such columns."""
+
+    weight: str | None = None
+    frequency: str | None = None
+    cluster: Names = None
+    time: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetRows:
+    """Rows of a frame as sets: set i is the rows ``order[offsets[i]:offsets[i + 1]]``, and is called ``ids[i]``."""
+
+    order: IntArray
+    offsets: IntArray
+    ids: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,71 +57,64 @@ class Roles:
 
 
 def read_set_roles(
-    frame: nw.DataFrame[Any],
-    source: str,
-    weight: str | None,
-    frequency: str | None,
-    cluster: Names,
-    time: str | None,
-    order: IntArray,
-    offsets: IntArray,
-    ids: NDArray[Any],
-    complaints: list[Complaint],
-    whole: bool = True,
-) -> Roles:
-    """Read columns that are constant within observations; what is wrong with them goes to the complaints.
+    frame: nw.DataFrame[Any], source: str, columns: RoleColumns, sets: SetRows, whole: bool = True
+) -> tuple[Roles, list[Complaint]]:
+    """Read columns that are constant within observations, and say what is wrong with them.
 
     Parameters
     ----------
     frame : narwhals.DataFrame
     source : str
-    weight, frequency, time : str, optional
-    cluster : str or sequence of str, optional
-    order : (n,) int64
-        Row of the frame for each row of the sets.
-    offsets : (N + 1,) int64
-    ids : (N,) array
-        What to call the sets.
-    complaints : list
-        Appended to.
+    columns : RoleColumns
+    sets : SetRows
+        The rows of each observation, and what to call it.
     whole : bool
         Whether these are all observations; of a part all weights may be zero.
+
+    Returns
+    -------
+    Roles
+        Those that can be used.
+    list of Complaint
     """
+    complaints: list[Complaint] = []
     found: dict[Kind, FloatArray] = {}
-    roles: tuple[tuple[Kind, str | None], ...] = (("weight", weight), ("frequency", frequency))
-    for kind, name in roles:
+    weights: tuple[tuple[Kind, str | None], ...] = (
+        ("weight", columns.weight),
+        ("frequency", columns.frequency),
+    )
+    for kind, name in weights:
         if name is None:
             continue
-        values = _numbers(frame, name, source, kind, order)
+        values = _numbers(frame, name, source, kind, sets.order)
         if not isinstance(values, Complaint):
-            values = _of_sets("E330", kind, name, values, source, offsets, ids)
+            values = _of_sets("E330", kind, name, values, source, sets)
         if not isinstance(values, Complaint):
-            values = strict_weights(values, kind, name, place(source, name), ids, whole)
+            values = strict_weights(values, kind, name, place(source, name), sets.ids, whole)
         if isinstance(values, Complaint):
             complaints.append(values)
         else:
             found[kind] = values
     clusters = []
-    for name in as_names(cluster):
-        codes = _codes(frame, name, source, complaints)
-        if codes is None:
-            continue
-        of_sets = _of_sets("E331", "cluster", name, codes.codes[order], source, offsets, ids, codes.values)
-        if isinstance(of_sets, Complaint):
-            complaints.append(of_sets)
+    for name in as_names(columns.cluster):
+        codes = _codes(frame, name, source)
+        if isinstance(codes, Coded):
+            of_sets = _of_sets("E331", "cluster", name, codes.codes[sets.order], source, sets, codes.values)
+            if isinstance(of_sets, Complaint):
+                complaints.append(of_sets)
+            else:
+                clusters.append(Clusters(name, read_only(of_sets.astype(np.int64)), codes.values))
         else:
-            clusters.append(Clusters(name, read_only(of_sets.astype(np.int64)), codes.values))
+            complaints += codes
     observations = Observations(found.get("weight"), found.get("frequency"), tuple(clusters))
-    if time is None:
-        return Roles(observations)
-    moments = read_time(frame, time, source, order)
+    if columns.time is None:
+        return Roles(observations), complaints
+    moments = read_time(frame, columns.time, source, sets.order)
     if not isinstance(moments, Complaint):
-        moments = _of_sets("E331", "time", time, moments, source, offsets, ids)
+        moments = _of_sets("E331", "time", columns.time, moments, source, sets)
     if isinstance(moments, Complaint):
-        complaints.append(moments)
-        return Roles(observations)
-    by_time, note = time_order(moments, time, "choice set")
-    return Roles(observations, by_time, note)
+        return Roles(observations), [*complaints, moments]
+    return Roles(observations, *time_order(moments, columns.time, "choice set")), complaints
 
 
 def read_time(frame: nw.DataFrame[Any], name: str, source: str, order: IntArray) -> Any:
@@ -147,19 +159,13 @@ def _numbers(
     return column if isinstance(column, Complaint) else as_float64(column, name, source, order)
 
 
-def _codes(frame: nw.DataFrame[Any], name: str, source: str, complaints: list[Complaint]) -> Coded | None:
+def _codes(frame: nw.DataFrame[Any], name: str, source: str) -> Coded | tuple[Complaint, ...]:
     if name not in frame.columns:
-        complaints.append(absent(name, frame.columns, source, "cluster"))
-        return None
+        return (absent(name, frame.columns, source, "cluster"),)
     column = read_column(frame, name, source)
     if isinstance(column, Complaint):
-        complaints.append(replace(column, code="E312", next="convert the column to text"))
-        return None
-    codes = code_ids(column, name, source)
-    if isinstance(codes, Coded):
-        return codes
-    complaints += codes
-    return None
+        return (replace(column, code="E312", next="convert the column to text"),)
+    return code_ids(column, name, source)
 
 
 def _of_sets(
@@ -168,14 +174,13 @@ def _of_sets(
     name: str,
     values: Any,
     source: str,
-    offsets: IntArray,
-    ids: NDArray[Any],
+    sets: SetRows,
     labels: NDArray[Any] | None = None,
 ) -> Any:
     """The value of each set, refused where it differs inside one."""
-    differing = varying(values, offsets)
+    differing = varying(values, sets.offsets)
     if differing.size:
         shown = values if labels is None else labels[values]
-        complaint = not_constant(code, role, name, differing, shown, offsets, ids)
+        complaint = not_constant(code, role, name, differing, shown, sets.offsets, sets.ids)
         return replace(complaint, where=place(source, name))
-    return np.minimum.reduceat(values, offsets[:-1])  # NaN wherever a row of the set has one
+    return np.minimum.reduceat(values, sets.offsets[:-1])  # NaN wherever a row of the set has one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,8 +28,11 @@ from gmmest.data.columns import (
 from gmmest.data.content import content_hash
 from gmmest.data.immutable import read_only
 from gmmest.data.observations import UNWEIGHTED, Names, Observations, cluster_arrays, weight_array
-from gmmest.data.set_roles import read_set_roles
+from gmmest.data.set_roles import RoleColumns, SetRows, read_set_roles
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
+
+if TYPE_CHECKING:
+    import narwhals.stable.v2 as nw
 
 __all__ = ["Rows", "Table"]
 
@@ -157,43 +160,20 @@ class Table:
         <Table: 2 rows, columns y; not numbers: city>
         """
         opened = open_frame(frame, source)
-        complaints: list[Complaint] = []
-        taken: dict[str, FloatArray] = {}
-        ignored: list[str] = []
-        for name in opened.columns if columns is None else dict.fromkeys(columns):
-            if name not in opened.columns:
-                complaints.append(absent(name, opened.columns, source))
-                continue
-            column = read_column(opened, name, source)
-            if columns is None and (isinstance(column, Complaint) or not is_numeric(column)):
-                ignored.append(name)
-                continue
-            values = accept(_strict_column(column, name, source), complaints)
-            if values is not None:
-                taken[name] = values
+        found = _numbers(opened, columns, source)
+        complaints = [column for column in found.values() if isinstance(column, Complaint)]
+        taken = {name: column for name, column in found.items() if not isinstance(column, Complaint)}
         if not complaints and (len(opened) == 0 or not taken):
             what = "the table has no rows" if len(opened) == 0 else "the table has no column of numbers"
             complaints.append(Complaint("E306", what, place(source)))
-        n = len(opened)
-        roles = None
-        if n:
-            lines = np.arange(n, dtype=np.int64)
-            names = np.array([f"row {i}" for i in range(1, n + 1)]) if n < 10**5 else lines + 1
-            roles = read_set_roles(
-                opened,
-                source,
-                weight,
-                frequency,
-                cluster,
-                time,
-                lines,
-                np.arange(n + 1, dtype=np.int64),
-                names,
-                complaints,
-            )
-        if complaints or roles is None:
+        if len(opened) == 0:
             raise DataError(complaints)
-        table = cls(taken, tuple(ignored), source, roles.observations)
+        asked = RoleColumns(weight, frequency, cluster, time)
+        roles, of_roles = read_set_roles(opened, source, asked, _single_rows(len(opened)))
+        if complaints or of_roles:
+            raise DataError([*complaints, *of_roles])
+        ignored = () if columns is not None else tuple(name for name in opened.columns if name not in taken)
+        table = cls(taken, ignored, source, roles.observations)
         if roles.order is not None:
             table = replace(table._take(roles.order), notes=(roles.note,))
         return table._without_weight_zero()
@@ -341,6 +321,29 @@ class Table:
     def fingerprint(self) -> str:
         """Return the sha256 of names, shapes and numbers, 64 hexadecimal digits."""
         return content_hash([*self.columns.items(), *self.observations.parts()])
+
+
+def _numbers(
+    frame: nw.DataFrame[Any], wanted: Sequence[str] | None, source: str
+) -> dict[str, FloatArray | Complaint]:
+    """The columns that are wanted, by name; where nothing is said, all that are numbers."""
+    found: dict[str, FloatArray | Complaint] = {}
+    for name in frame.columns if wanted is None else dict.fromkeys(wanted):
+        if name not in frame.columns:
+            found[name] = absent(name, frame.columns, source)
+            continue
+        column = read_column(frame, name, source)
+        if wanted is not None or (not isinstance(column, Complaint) and is_numeric(column)):
+            found[name] = _strict_column(column, name, source)
+    return found
+
+
+def _single_rows(n: int) -> SetRows:
+    """Every row an observation of its own, with its number as a name."""
+    rows = np.arange(n, dtype=np.int64)
+    # Names in words are for messages; those of many rows would take more memory than the rows.
+    names = np.array([f"row {i}" for i in range(1, n + 1)]) if n < 10**5 else rows + 1
+    return SetRows(rows, np.arange(n + 1, dtype=np.int64), names)
 
 
 def _strict_column(column: Arrow | Complaint, name: str, source: str) -> FloatArray | Complaint:
