@@ -23,17 +23,30 @@ from gmmest.data.frame_door import bad_sets, rows_of
 from gmmest.data.immutable import frozen
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
 
-__all__ = ["Design", "read_design", "require_one_door", "strict_chosen", "strict_matrix", "strict_offsets"]
+__all__ = ["ArraySets", "Matrices", "read_matrices", "read_sets", "require_one_door", "strict_matrix"]
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
+class Matrices:
     """Features and instruments with their names."""
 
     features: FloatArray
     instruments: FloatArray
     feature_names: tuple[str, ...]
     instrument_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySets:
+    """Offsets, and what was chosen; None where it was not given or cannot be used."""
+
+    offsets: IntArray | None
+    chosen: FloatArray | None
+
+    @property
+    def n_sets(self) -> int | None:
+        """Number of choice sets, where it is known."""
+        return None if self.offsets is None else self.offsets.size - 1
 
 
 def require_one_door(chosen: object, instruments: object, moment_differences: object) -> None:
@@ -48,30 +61,33 @@ def require_one_door(chosen: object, instruments: object, moment_differences: ob
         raise ConfigError(Complaint("E102", what, "ChoiceData.from_arrays"))
 
 
-def read_design(
+def read_matrices(
     features: ArrayLike,
     instruments: ArrayLike | None,
-    second: str,
+    moment_differences: ArrayLike | None,
     feature_names: Sequence[str] | None,
     instrument_names: Sequence[str] | None,
-    complaints: list[Complaint],
-) -> Design | None:
-    """X, Z and their names; what is wrong with them is put with the complaints."""
+) -> tuple[Matrices | None, list[Complaint]]:
+    """X, Z and their names, if they can be used, and what is wrong with them."""
+    second, given = "instruments", instruments
+    if moment_differences is not None:
+        second, given = "moment_differences", moment_differences
+    complaints: list[Complaint] = []
     X = accept(strict_matrix(features, "features"), complaints)
-    Z = X if instruments is None else accept(strict_matrix(instruments, second), complaints)
+    Z = X if given is None else accept(strict_matrix(given, second), complaints)
     if X is not None and Z is not None and X.shape[0] != Z.shape[0]:
         what = f"{second} has {plural(Z.shape[0], 'row')}, features has {X.shape[0]:,}"
         complaints.append(Complaint("E307", what, second, "give one row for each alternative of each set"))
-        return None
+        return None, complaints
     if X is None or Z is None:
-        return None
+        return None, complaints
     columns = accept(_names(feature_names, "x", X.shape[1], "feature_names"), complaints)
-    if instruments is None and instrument_names is None:
+    if given is None and instrument_names is None:
         others = columns
     else:
         others = accept(_names(instrument_names, "z", Z.shape[1], "instrument_names"), complaints)
     if columns is None or others is None:
-        return None
+        return None, complaints
     if Z is not X:
         shared = sorted(set(columns) & set(others))
         unlike = [n for n in shared if not np.array_equal(X[:, columns.index(n)], Z[:, others.index(n)])]
@@ -80,7 +96,17 @@ def read_design(
                 f"names that stand for a feature and for a different instrument: {some(map(quoted, unlike))}"
             )
             complaints.append(Complaint("E314", what, "instrument_names", "give them different names"))
-    return Design(X, Z, columns, others)
+    return Matrices(X, Z, columns, others), complaints
+
+
+def read_sets(
+    offsets: ArrayLike, chosen: ArrayLike | None, n_rows: int | None
+) -> tuple[ArraySets, list[Complaint]]:
+    """Offsets and choices of so many rows, and what is wrong with them."""
+    complaints: list[Complaint] = []
+    bounds = accept(_strict_offsets(offsets, n_rows), complaints)
+    picked = None if chosen is None else accept(_strict_chosen(chosen, n_rows, bounds), complaints)
+    return ArraySets(bounds, picked), complaints
 
 
 def strict_matrix(value: ArrayLike, name: str) -> FloatArray | Complaint:
@@ -109,7 +135,7 @@ def _names(
     return names
 
 
-def strict_offsets(offsets: ArrayLike, n_rows: int | None) -> IntArray | Complaint:
+def _strict_offsets(offsets: ArrayLike, n_rows: int | None) -> IntArray | Complaint:
     """Convert to offsets that start at 0, increase, and end at the rows."""
     array = np.asarray(offsets)
     advice = "set i is rows offsets[i]:offsets[i + 1]; begin with 0 and end with the number of rows"
@@ -133,7 +159,7 @@ def strict_offsets(offsets: ArrayLike, n_rows: int | None) -> IntArray | Complai
     return cast(IntArray, frozen(array.astype(np.int64)))
 
 
-def strict_chosen(chosen: ArrayLike, n_rows: int | None, offsets: IntArray | None) -> FloatArray | Complaint:
+def _strict_chosen(chosen: ArrayLike, n_rows: int | None, offsets: IntArray | None) -> FloatArray | Complaint:
     """Convert to a column of zeros with a one in each set."""
     picked = strict_array(chosen, "chosen", 1)
     if isinstance(picked, Complaint):

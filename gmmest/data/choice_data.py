@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gmmest.data.array_door import read_design, require_one_door, strict_chosen, strict_matrix, strict_offsets
+from gmmest.data.array_door import Matrices, read_matrices, read_sets, require_one_door, strict_matrix
 from gmmest.data.block import Block
 from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.columns import (
@@ -38,7 +38,7 @@ from gmmest.data.content import content_hash
 from gmmest.data.drops import Drop
 from gmmest.data.frame_door import moved_note, no_sets, read_structure, some_unchosen
 from gmmest.data.immutable import frozen, read_only
-from gmmest.data.observations import UNWEIGHTED, Names, Observations, cluster_arrays, weight_array
+from gmmest.data.observations import UNWEIGHTED, Names, Observations, read_observations
 from gmmest.data.set_roles import read_set_roles
 from gmmest.errors import Complaint, ConfigError, DataError, plural, some
 
@@ -123,10 +123,10 @@ class ChoiceData:
     ) -> ChoiceData:
         """Choice sets from a frame in long format: one row for each set and alternative.
 
-        Rows that share a value of `case` are one choice set.  Where they do not lie together they
-        are moved together, stably, sets in order of first appearance.  Sets with a single
-        alternative carry no information (their contribution is zero whatever the parameters) and
-        are dropped.  Both are told in ``notes``.  Other columns are checked when they are used.
+        Rows that share a value of `case` are one choice set.  Where they do not lie together they are moved
+        together, stably, sets in order of first appearance.  Sets with a single alternative carry no information
+        (their contribution is zero whatever the parameters) and are dropped.  Both are told in ``notes``.  Other
+        columns are checked when they are used.
 
         Parameters
         ----------
@@ -155,10 +155,10 @@ class ChoiceData:
         ConfigError
             E102: an option that is none of its words, or not a frame.
         DataError
-            All at once: E302 sets without exactly one chosen row, E303 chosen not 0/1, E305 an
-            alternative twice in a set, E306 no set left, E310 missing ids, E312 ids that are
-            floats, E314 equal column names, E315 absent columns, E330 weights that are negative,
-            missing or not constant within a set, E331 sets in more than one cluster or at several times.
+            All at once: E302 sets without exactly one chosen row, E303 chosen not 0/1, E305 an alternative twice
+            in a set, E306 no set left, E310 missing ids, E312 ids that are floats, E314 equal column names, E315
+            absent columns, E330 weights that are negative, missing or not constant within a set, E331 sets in
+            more than one cluster or at several times.
 
         Notes
         -----
@@ -169,15 +169,11 @@ class ChoiceData:
         >>> import pyarrow as pa
         >>> frame = pa.table({"who": ["ann", "ann", "bob", "bob"], "mode": ["car", "bus", "car", "bus"],
         ...                   "took": [1, 0, 0, 1], "cost": [3.0, 1.0, 4.0, 1.5]})
-        >>> data = ChoiceData.from_frame(frame, case="who", alternative="mode", chosen="took")
-        >>> data
+        >>> ChoiceData.from_frame(frame, case="who", alternative="mode", chosen="took")
         <ChoiceData: 2 choice sets, 4 rows, alternatives car, bus>
-        >>> data.column("cost")
-        array([3. , 1. , 4. , 1.5])
         """
-        columns = ChoiceColumns(
-            case, chosen, alternative, on_bad_sets, missing, weight, frequency, cluster, time
-        )
+        roles = (weight, frequency, cluster, time)
+        columns = ChoiceColumns(case, chosen, alternative, on_bad_sets, missing, *roles)
         return cls.from_part(frame, columns, source, whole=True)
 
     @classmethod
@@ -241,8 +237,8 @@ class ChoiceData:
     ) -> ChoiceData:
         """Choice sets from arrays, with observed choices or with moment differences.
 
-        With choices the moments are ``g = (1/N) sum_i Z_i'(s_i - y_i)``.  With moment
-        differences, where nothing is observed, they are ``g = D's / N``.
+        With choices the moments are ``g = (1/N) sum_i Z_i'(s_i - y_i)``.  With moment differences, where
+        nothing is observed, they are ``g = D's / N``.
 
         Parameters
         ----------
@@ -257,8 +253,7 @@ class ChoiceData:
         offsets : (N + 1,) array of integers
             From 0 to n, strictly increasing.
         feature_names, instrument_names : sequence of str, optional
-            By default ``x0, x1, ...`` and ``z0, z1, ...``; instruments that are the features have
-            their names.
+            By default ``x0, x1, ...`` and ``z0, z1, ...``; instruments that are the features have their names.
         weight, frequency : (N,) array, optional
             Sampling weights and counts of the choice sets; see :meth:`from_frame`.
         cluster : (N,) array of integers or text, or mapping of such, optional
@@ -287,37 +282,29 @@ class ChoiceData:
         (2, ('x0', 'x1', 'x2', 'x3'), True)
         """
         require_one_door(chosen, instruments, moment_differences)
-        complaints: list[Complaint] = []
-        design = read_design(
-            features,
-            instruments if moment_differences is None else moment_differences,
-            "instruments" if moment_differences is None else "moment_differences",
-            feature_names,
-            instrument_names,
-            complaints,
+        matrices, complaints = read_matrices(
+            features, instruments, moment_differences, feature_names, instrument_names
         )
-        n_rows = None if design is None else design.features.shape[0]
-        bounds = accept(strict_offsets(offsets, n_rows), complaints)
-        picked = None
-        if chosen is not None:
-            picked = accept(strict_chosen(chosen, n_rows, bounds), complaints)
-        n_sets = None if bounds is None else bounds.size - 1
-        observations = Observations(
-            None if weight is None else accept(weight_array(weight, "weight", n_sets), complaints),
-            None if frequency is None else accept(weight_array(frequency, "frequency", n_sets), complaints),
-            cluster_arrays(cluster, n_sets, complaints),
-        )
-        if complaints or design is None or bounds is None:
+        sets, of_sets = read_sets(offsets, chosen, None if matrices is None else len(matrices.features))
+        observations, of_observations = read_observations(weight, frequency, cluster, sets.n_sets)
+        complaints = [*complaints, *of_sets, *of_observations]
+        if complaints or matrices is None or sets.offsets is None:
             raise DataError(complaints)
+        return cls._of_arrays(matrices, sets.offsets, sets.chosen, observations)
+
+    @classmethod
+    def _of_arrays(
+        cls, given: Matrices, offsets: IntArray, chosen: FloatArray | None, observations: Observations
+    ) -> ChoiceData:
         data = cls(
-            features=design.features,
-            instruments=design.instruments,
-            chosen=frozen(np.zeros(design.features.shape[0])) if picked is None else picked,
-            offsets=bounds,
-            feature_names=design.feature_names,
-            instrument_names=design.instrument_names,
-            ids=read_only(np.arange(bounds.size - 1)),
-            has_choices=picked is not None,
+            features=given.features,
+            instruments=given.instruments,
+            chosen=frozen(np.zeros(len(given.features))) if chosen is None else chosen,
+            offsets=offsets,
+            feature_names=given.feature_names,
+            instrument_names=given.instrument_names,
+            ids=read_only(np.arange(offsets.size - 1)),
+            has_choices=chosen is not None,
             observations=observations,
         )
         return data._without_weight_zero()._without_single_alternatives()

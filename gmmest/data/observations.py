@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gmmest.data.columns import FloatArray, IntArray, quoted, shown, strict_array
+from gmmest.data.columns import FloatArray, IntArray, accept, quoted, shown, strict_array
 from gmmest.data.immutable import read_only
 from gmmest.errors import Complaint, plural, printable, some
 
@@ -24,9 +24,8 @@ __all__ = [
     "Names",
     "Observations",
     "as_names",
-    "cluster_arrays",
+    "read_observations",
     "strict_weights",
-    "weight_array",
 ]
 
 Names: TypeAlias = "str | Sequence[str] | None"
@@ -157,7 +156,21 @@ def strict_weights(
     return read_only(values)
 
 
-def weight_array(value: ArrayLike, kind: Kind, n: int | None) -> FloatArray | Complaint:
+def read_observations(
+    weight: ArrayLike | None,
+    frequency: ArrayLike | None,
+    cluster: ArrayLike | Mapping[str, ArrayLike] | None,
+    n: int | None,
+) -> tuple[Observations, list[Complaint]]:
+    """Weights, counts and clusters of n observations from arrays; those that can be used, and what is wrong."""
+    complaints: list[Complaint] = []
+    weights = None if weight is None else accept(_weight_array(weight, "weight", n), complaints)
+    counts = None if frequency is None else accept(_weight_array(frequency, "frequency", n), complaints)
+    clusters, of_clusters = _cluster_arrays(cluster, n)
+    return Observations(weights, counts, clusters), [*complaints, *of_clusters]
+
+
+def _weight_array(value: ArrayLike, kind: Kind, n: int | None) -> FloatArray | Complaint:
     """Weights of an array, (N,), one for each of n observations."""
     try:
         array: Any = np.ma.filled(np.ma.asarray(value).astype(np.float64), np.nan)
@@ -171,14 +184,15 @@ def weight_array(value: ArrayLike, kind: Kind, n: int | None) -> FloatArray | Co
     return strict_weights(array, kind, kind, kind, np.arange(array.size))
 
 
-def cluster_arrays(
-    value: ArrayLike | Mapping[str, ArrayLike] | None, n: int | None, complaints: list[Complaint]
-) -> tuple[Clusters, ...]:
+def _cluster_arrays(
+    value: ArrayLike | Mapping[str, ArrayLike] | None, n: int | None
+) -> tuple[tuple[Clusters, ...], list[Complaint]]:
     """Clusters from arrays (N,) of whole numbers or text: one, or several by name."""
     if value is None:
-        return ()
+        return (), []
     given = dict(value) if isinstance(value, Mapping) else {"cluster": value}
-    found = []
+    found: list[Clusters] = []
+    complaints: list[Complaint] = []
     for name, ids in given.items():
         array = np.asarray(ids)
         if array.dtype.kind == "O" and all(isinstance(item, str) for item in array.ravel()):
@@ -192,7 +206,7 @@ def cluster_arrays(
         else:
             labels, codes = np.unique(array, return_inverse=True)
             found.append(Clusters(name, read_only(codes.astype(np.int64)), read_only(labels)))
-    return tuple(found)
+    return tuple(found), complaints
 
 
 def varying(values: NDArray[Any], offsets: IntArray) -> IntArray:

@@ -27,7 +27,7 @@ from gmmest.data.columns import (
 )
 from gmmest.data.content import content_hash
 from gmmest.data.immutable import read_only
-from gmmest.data.observations import UNWEIGHTED, Names, Observations, cluster_arrays, weight_array
+from gmmest.data.observations import UNWEIGHTED, Names, Observations, read_observations
 from gmmest.data.set_roles import RoleColumns, SetRows, read_set_roles
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
 
@@ -224,13 +224,9 @@ class Table:
             what = "the table has no rows" if columns else "the table has no columns"
             complaints.append(Complaint("E306", what))
         n = next(iter(lengths.values()), None)
-        observations = Observations(
-            None if weight is None else accept(weight_array(weight, "weight", n), complaints),
-            None if frequency is None else accept(weight_array(frequency, "frequency", n), complaints),
-            cluster_arrays(cluster, n, complaints),
-        )
-        if complaints:
-            raise DataError(complaints)
+        observations, of_rows = read_observations(weight, frequency, cluster, n)
+        if complaints or of_rows:
+            raise DataError([*complaints, *of_rows])
         return cls(taken, observations=observations)._without_weight_zero()
 
     @property
