@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gmmest.data.block import taken_rows
 from gmmest.data.columns import (
     FloatArray,
     IntArray,
@@ -19,7 +20,7 @@ from gmmest.data.columns import (
     strict_array,
 )
 from gmmest.data.drops import SHOWN
-from gmmest.data.frame_door import bad_sets, rows_of
+from gmmest.data.frame_door import bad_sets
 from gmmest.data.immutable import frozen
 from gmmest.errors import Complaint, ConfigError, DataError, plural, printable, some
 
@@ -179,7 +180,7 @@ def _strict_chosen(chosen: ArrayLike, n_rows: int | None, offsets: IntArray | No
     wrong = np.add.reduceat(picked, offsets[:-1]) != 1.0
     if not wrong.any():
         return picked
-    rows = rows_of(np.flatnonzero(wrong)[:SHOWN], offsets)
+    rows = taken_rows(offsets, np.flatnonzero(wrong)[:SHOWN])[0]
     ids = np.arange(offsets.size - 1)
     complaint = bad_sets("E302", wrong, picked, offsets, ids, index_ranges("chosen", rows))
     return replace(complaint, next="correct chosen or offsets, or leave these sets out")

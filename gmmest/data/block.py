@@ -12,7 +12,7 @@ from gmmest.data.immutable import frozen
 from gmmest.data.observations import Observations
 from gmmest.errors import Complaint, ConfigError
 
-__all__ = ["Block", "block_ranges"]
+__all__ = ["Block", "block_ranges", "taken_rows"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,9 +121,8 @@ class Block:
         >>> data.block().entries_at(np.array([1, 1]), Observations()).chosen
         array([0., 1., 0., 1.])
         """
-        sizes = np.diff(self.offsets)[sets]
-        offsets = np.concatenate(([0], np.cumsum(sizes)))
-        rows = np.repeat(self.offsets[sets] - offsets[:-1], sizes) + np.arange(offsets[-1])
+        rows, offsets = taken_rows(self.offsets, sets)
+        sizes = np.diff(offsets)
         features = self.features[rows]
         mass, frequency = seen.mass, seen.frequency
         return Block(
@@ -141,6 +140,26 @@ class Block:
         if self.weight is None or self.frequency is None:
             return None if self.weight is None else self.weight * self.weight
         return self.weight * (self.weight / self.frequency)
+
+
+def taken_rows(offsets: IntArray, sets: IntArray) -> tuple[IntArray, IntArray]:
+    """Rows of some sets by their places, in that order, and the offsets of what they make.
+
+    Parameters
+    ----------
+    offsets : (N + 1,) int64
+    sets : (k,) int64
+        Each as often as it is named.
+
+    Examples
+    --------
+    >>> rows, offsets = taken_rows(np.array([0, 2, 3, 6]), np.array([2, 0]))
+    >>> rows.tolist(), offsets.tolist()
+    ([3, 4, 5, 0, 1], [0, 3, 5])
+    """
+    sizes = np.diff(offsets)[sets]
+    bounds = np.concatenate(([0], np.cumsum(sizes)))
+    return np.repeat(offsets[sets] - bounds[:-1], sizes) + np.arange(bounds[-1]), bounds
 
 
 def block_ranges(offsets: IntArray, rows_per_block: int) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gmmest.data.array_door import Matrices, read_matrices, read_sets, require_one_door, strict_matrix
-from gmmest.data.block import Block
+from gmmest.data.block import Block, taken_rows
 from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.columns import (
     BoolArray,
@@ -597,9 +597,7 @@ class ChoiceData:
 
     def _take(self, places: IntArray) -> ChoiceData:
         """Choice sets by their places, in that order."""
-        sizes = np.diff(self.offsets)[places]
-        offsets = np.concatenate(([0], np.cumsum(sizes)))
-        rows = np.repeat(self.offsets[places] - offsets[:-1], sizes) + np.arange(offsets[-1])
+        rows, offsets = taken_rows(self.offsets, places)
         features, instruments = self.features, self.instruments
         if features is not None and instruments is not None:
             same = instruments is features

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.block import taken_rows
 from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.columns import (
     BoolArray,
@@ -31,7 +32,7 @@ from gmmest.errors import Complaint, DataError, plural, printable
 if TYPE_CHECKING:
     import narwhals.stable.v2 as nw
 
-__all__ = ["Structure", "bad_sets", "moved_note", "no_sets", "read_structure", "rows_of", "some_unchosen"]
+__all__ = ["Structure", "bad_sets", "moved_note", "no_sets", "read_structure", "some_unchosen"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +113,7 @@ def _arranged(
     bad = np.add.reduceat(chosen, offsets[:-1]) != 1.0
     complaints: list[Complaint] = []
     if bad.any() and columns.on_bad_sets == "error":
-        rows = order[rows_of(np.flatnonzero(bad)[:SHOWN], offsets)]
+        rows = order[taken_rows(offsets, np.flatnonzero(bad)[:SHOWN])[0]]
         where = place(source, columns.chosen, row_ranges(in_file(source, rows)))
         complaints.append(bad_sets("E302", bad, chosen, offsets, sets.values, where))
     if alternatives is not None:
@@ -142,11 +143,6 @@ def moved_note(order: IntArray) -> tuple[str, ...]:
     return (
         f"W304 {moved:,} of {plural(order.size, 'row')} {were} moved so that every choice set is contiguous",
     )
-
-
-def rows_of(sets: IntArray, offsets: IntArray) -> IntArray:
-    """List the rows of some sets."""
-    return np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in sets])
 
 
 def bad_sets(
