@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gmmest.data.alternatives import Alternatives, part_name
 from gmmest.data.array_door import Matrices, read_matrices, read_sets, require_one_door, strict_matrix
 from gmmest.data.block import Block, taken_rows
 from gmmest.data.choice_columns import ChoiceColumns
@@ -27,7 +28,6 @@ from gmmest.data.columns import (
     absent,
     accept,
     as_float64,
-    did_you_mean,
     not_finite,
     open_frame,
     place,
@@ -77,8 +77,8 @@ class ChoiceData:
         Names of the columns of X and Z.
     ids : (N,) array
         The case of each set as it was given; for messages and reports.
-    labels : tuple of str
-        Alternatives in order of first appearance; empty if none were named.
+    alternatives : Alternatives, or None
+        The alternative of each row, where alternatives were named.
     has_choices : bool
         Whether choices were observed.
     notes : tuple of str
@@ -96,12 +96,11 @@ class ChoiceData:
     feature_names: tuple[str, ...]
     instrument_names: tuple[str, ...]
     ids: NDArray[Any]
-    labels: tuple[str, ...] = ()
+    alternatives: Alternatives | None = None
     has_choices: bool = True
     notes: tuple[str, ...] = ()
     source: str = ""
     observations: Observations = UNWEIGHTED
-    _alternative: IntArray | None = None  # (n,) index into labels
     _origin: _Origin | None = None
     _drops: tuple[Drop, ...] = ()
 
@@ -205,11 +204,10 @@ class ChoiceData:
             feature_names=(),
             instrument_names=(),
             ids=read_only(sets.ids),
-            labels=found.labels,
+            alternatives=found.alternatives,
             notes=moved_note(sets.order),
             source=source,
             observations=roles.observations,
-            _alternative=None if found.alternative is None else read_only(found.alternative),
             _origin=_Origin(opened, read_only(sets.order), columns.missing),
         )
         if bad.any():
@@ -319,6 +317,11 @@ class ChoiceData:
         """Number of rows, n."""
         return len(self.chosen)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Alternatives in order of first appearance; empty if none were named."""
+        return () if self.alternatives is None else self.alternatives.labels
+
     def __repr__(self) -> str:
         alternatives = f", alternatives {some(self.labels)}" if self.labels else ""
         return (
@@ -419,12 +422,10 @@ class ChoiceData:
         DataError
             E316: no such alternative, or alternatives were not named.
         """
-        if self._alternative is None:
+        if self.alternatives is None:
             what = f"no alternative {quoted(label)}: the data name no column of alternatives"
             raise DataError(Complaint("E316", what, place(self.source), "name the column with  alternative"))
-        if label not in self.labels:
-            raise DataError(unknown_label(label, self.labels, self.source))
-        return read_only((self._alternative == self.labels.index(label)).astype(np.float64))
+        return self.alternatives.indicator(label, self.source)
 
     def _read(self, name: str) -> FloatArray | Complaint:
         if self._origin is None:
@@ -531,9 +532,9 @@ class ChoiceData:
         """
         used = self.complete(columns)
         parts: list[tuple[str, NDArray[Any]]] = [("offsets", used.offsets), ("chosen", used.chosen)]
-        if used._alternative is not None:
-            codes, labels = used.appearing()
-            parts.append((f"alternative {labels_text(labels)}", codes))
+        if used.alternatives is not None:
+            appearing = used.alternatives.appearing()
+            parts.append((part_name(appearing.labels), appearing.codes))
         if used.features is not None:
             parts.append((f"features {json.dumps(used.feature_names)}", used.features))
         if used.instruments is not None and used.instruments is not used.features:
@@ -541,17 +542,6 @@ class ChoiceData:
         parts += [(f"column {name}", used.column(name)) for name in dict.fromkeys(columns)]
         parts += used.observations.parts()
         return content_hash(parts)
-
-    def appearing(self) -> tuple[IntArray, tuple[str, ...]]:
-        """Codes of the alternatives in order of first appearance, whatever dropped sets held, and their labels."""
-        assert self._alternative is not None  # noqa: S101  asked for only where alternatives are named
-        first = np.full(len(self.labels), self.n_rows)
-        first[self._alternative[::-1]] = np.arange(self.n_rows)[::-1]  # of equal places the last one stays
-        order = np.argsort(first, kind="stable")
-        ranks = np.empty_like(order)
-        ranks[order] = np.arange(order.size)
-        occurring = order[: np.count_nonzero(first < self.n_rows)]
-        return ranks[self._alternative], tuple(self.labels[i] for i in occurring)
 
     # --- data that are a part of others ---
 
@@ -568,9 +558,10 @@ class ChoiceData:
 
     def with_labels(self, labels: Sequence[str]) -> ChoiceData:
         """The same where alternatives of these labels occur too, in other parts of the data."""
-        if self._alternative is None:
+        if self.alternatives is None:
             return self
-        return replace(self, labels=tuple(dict.fromkeys((*self.labels, *labels))))
+        every = tuple(dict.fromkeys((*self.labels, *labels)))
+        return replace(self, alternatives=replace(self.alternatives, labels=every))
 
     # --- dropping whole sets ---
 
@@ -603,10 +594,6 @@ class ChoiceData:
             same = instruments is features
             features = read_only(features[rows])
             instruments = features if same else read_only(instruments[rows])
-        alternative, labels = self._alternative, self.labels
-        if alternative is not None:
-            used, codes = np.unique(alternative[rows], return_inverse=True)
-            alternative, labels = read_only(codes.astype(np.int64)), tuple(self.labels[code] for code in used)
         return replace(
             self,
             features=features,
@@ -614,22 +601,10 @@ class ChoiceData:
             chosen=read_only(self.chosen[rows]),
             offsets=read_only(offsets),
             ids=read_only(self.ids[places]),
-            labels=labels,
+            alternatives=self.alternatives and self.alternatives.take(rows),
             observations=self.observations.take(places),
-            _alternative=alternative,
             _origin=self._origin and replace(self._origin, rows=read_only(self._origin.rows[rows])),
         )
-
-
-def labels_text(labels: Sequence[str]) -> str:
-    """Labels in a line for hashes."""
-    return json.dumps(list(labels))
-
-
-def unknown_label(label: str, labels: Sequence[str], source: str) -> Complaint:
-    """E316: no such alternative."""
-    what = f"no alternative {quoted(label)}{did_you_mean(str(label), labels)}"
-    return Complaint("E316", what, place(source, rows=f"the alternatives are {some(labels, 20)}"))
 
 
 def _ranks(order: IntArray, keep: BoolArray) -> IntArray:

@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.alternatives import part_name, unknown_label
 from gmmest.data.block import Block
 from gmmest.data.choice_columns import ChoiceColumns
-from gmmest.data.choice_data import ChoiceData, labels_text, unknown_label
+from gmmest.data.choice_data import ChoiceData
 from gmmest.data.columns import FloatArray, IntArray, in_file, is_text, open_frame, row_ranges
 from gmmest.data.content import GrowingHash, joined_hash
 from gmmest.data.drops import Drop, NoSetsLeftError, added
@@ -221,10 +222,10 @@ class _Whole:
         self._append("offsets", offsets if self._end == 0 else offsets[1:] + self._end)
         self._end += int(offsets[-1])
         self._append("chosen", block.chosen)
-        if data.labels:
-            codes, labels = data.appearing()
-            known = [self._labels.setdefault(label, len(self._labels)) for label in labels]
-            self._hash("alternative", np.array(known, dtype=np.int64)[codes])
+        if data.alternatives is not None:
+            appearing = data.alternatives.appearing()
+            known = [self._labels.setdefault(label, len(self._labels)) for label in appearing.labels]
+            self._hash("alternative", np.array(known, dtype=np.int64)[appearing.codes])
         self._writer.append("features", block.features)
         if block.instruments is not block.features:
             self._writer.append("instruments", block.instruments)
@@ -293,7 +294,7 @@ class _Whole:
         """That of :meth:`.ChoiceData.fingerprint`."""
         names = ["offsets", "chosen", "alternative", *(f"column {name}" for name in self._design.columns)]
         names += ["weight", "frequency", *(f"cluster {name}" for name in self._clusters)]
-        written = {"alternative": f"alternative {labels_text(tuple(self._labels))}"}
+        written = {"alternative": part_name(tuple(self._labels))}
         return joined_hash(
             self._hashes[name].line(written.get(name, name)) for name in names if name in self._hashes
         )

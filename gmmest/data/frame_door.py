@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.alternatives import Alternatives
 from gmmest.data.block import taken_rows
 from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.columns import (
@@ -26,6 +27,7 @@ from gmmest.data.columns import (
     zero_one,
 )
 from gmmest.data.drops import SHOWN, Drop, NoSetsLeftError, unchosen
+from gmmest.data.immutable import read_only
 from gmmest.data.set_roles import SetRows
 from gmmest.errors import Complaint, DataError, plural, printable
 
@@ -43,19 +45,16 @@ class Structure:
     ----------
     sets : SetRows
     chosen : (n,) float64
-        1.0 in chosen rows; in the order of the sets, as is `alternative`.
+        1.0 in chosen rows; in the order of the sets, as are `alternatives`.
     bad : (N,) bool
         Sets in which not exactly one row is chosen.
-    alternative : (n,) int64, or None
-        Index into `labels`.
-    labels : tuple of str
+    alternatives : Alternatives, or None
     """
 
     sets: SetRows
     chosen: FloatArray
     bad: BoolArray
-    alternative: IntArray | None
-    labels: tuple[str, ...]
+    alternatives: Alternatives | None
 
 
 def read_structure(
@@ -116,12 +115,13 @@ def _arranged(
         rows = order[taken_rows(offsets, np.flatnonzero(bad)[:SHOWN])[0]]
         where = place(source, columns.chosen, row_ranges(in_file(source, rows)))
         complaints.append(bad_sets("E302", bad, chosen, offsets, sets.values, where))
+    named = None
     if alternatives is not None:
         name = columns.alternative or ""
         complaints += _repeated_alternatives(sets.codes, sets.values, alternatives, source, name)
-    codes = None if alternatives is None else alternatives.codes[order]
-    labels = () if alternatives is None else tuple(str(label) for label in alternatives.values)
-    return Structure(SetRows(order, offsets, sets.values), chosen, bad, codes, labels), complaints
+        labels = tuple(str(label) for label in alternatives.values)
+        named = Alternatives(read_only(alternatives.codes[order]), labels)
+    return Structure(SetRows(order, offsets, sets.values), chosen, bad, named), complaints
 
 
 def _contiguous(sets: Coded) -> tuple[IntArray, IntArray]:
