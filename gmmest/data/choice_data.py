@@ -27,12 +27,11 @@ from gmmest.data.columns import (
     IntArray,
     absent,
     accept,
-    as_float64,
     not_finite,
     open_frame,
     place,
     quoted,
-    read_column,
+    read_numbers,
 )
 from gmmest.data.content import content_hash
 from gmmest.data.drops import Drop
@@ -213,8 +212,8 @@ class ChoiceData:
         if bad.any():
             listed = some_unchosen(bad, found.chosen, sets.offsets, sets.ids)
             data = data._keep(~bad, Drop("W302", int(bad.sum()), bad.size, listed))
-        if roles.order is not None:
-            places = roles.order if not bad.any() else _ranks(roles.order, ~bad)
+        places = roles.order_of(~bad)
+        if places is not None:
             data = replace(data._take(places), notes=(*data.notes, roles.note))
         return data._without_weight_zero()._without_single_alternatives()
 
@@ -436,13 +435,7 @@ class ChoiceData:
                 if name in names and matrix is not None:
                     return np.ascontiguousarray(matrix[:, names.index(name)])
             return absent(name, (*self.feature_names, *self.instrument_names), self.source)
-        frame = self._origin.frame
-        if name not in frame.columns:
-            return absent(name, frame.columns, self.source)
-        column = read_column(frame, name, self.source)
-        if isinstance(column, Complaint):
-            return column
-        return as_float64(column, name, self.source, self._origin.rows)
+        return read_numbers(self._origin.frame, name, self.source, self._origin.rows)
 
     def _not_finite(self, values: FloatArray, name: str) -> Complaint | None:
         rows = np.arange(self.n_rows) if self._origin is None else self._origin.rows
@@ -605,10 +598,3 @@ class ChoiceData:
             observations=self.observations.take(places),
             _origin=self._origin and replace(self._origin, rows=read_only(self._origin.rows[rows])),
         )
-
-
-def _ranks(order: IntArray, keep: BoolArray) -> IntArray:
-    """An order of all sets as one of those that are kept."""
-    renumbered = np.cumsum(keep) - 1
-    ranks: IntArray = renumbered[order[keep[order]]]
-    return ranks

@@ -277,6 +277,16 @@ def is_numeric(column: Arrow) -> bool:
     )
 
 
+def read_numbers(
+    frame: nw.DataFrame[Any], name: str, source: str, rows: IntArray, role: str = ""
+) -> FloatArray | Complaint:
+    """Read rows of a column of a frame by :func:`as_float64`; E315 if there is no such column."""
+    if name not in frame.columns:
+        return absent(name, frame.columns, source, role)
+    column = read_column(frame, name, source)
+    return column if isinstance(column, Complaint) else as_float64(column, name, source, rows)
+
+
 def as_float64(column: Arrow, name: str, source: str, rows: IntArray) -> FloatArray | Complaint:
     """Read rows of a numeric column as float64, NaN where missing.
 

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.data.columns import Coded, FloatArray, IntArray, absent, as_float64, code_ids, place, read_column
+from gmmest.data.columns import (
+    BoolArray,
+    Coded,
+    FloatArray,
+    IntArray,
+    absent,
+    as_float64,
+    code_ids,
+    place,
+    read_column,
+    read_numbers,
+)
 from gmmest.data.immutable import read_only
 from gmmest.data.observations import (
     Clusters,
@@ -55,6 +66,14 @@ class Roles:
     order: IntArray | None = None
     note: str = ""
 
+    def order_of(self, keep: BoolArray) -> IntArray | None:
+        """The order of those observations that are kept, as places among them."""
+        if self.order is None:
+            return None
+        renumbered = np.cumsum(keep) - 1
+        places: IntArray = renumbered[self.order[keep[self.order]]]
+        return places
+
 
 def read_set_roles(
     frame: nw.DataFrame[Any], source: str, columns: RoleColumns, sets: SetRows, whole: bool = True
@@ -86,7 +105,7 @@ def read_set_roles(
     for kind, name in weights:
         if name is None:
             continue
-        values = _numbers(frame, name, source, kind, sets.order)
+        values = read_numbers(frame, name, source, sets.order, kind)
         if not isinstance(values, Complaint):
             values = _of_sets("E330", kind, name, values, source, sets)
         if not isinstance(values, Complaint):
@@ -148,15 +167,6 @@ def time_order(values: NDArray[Any], name: str, unit: str) -> tuple[IntArray | N
         order,
         f"W305 {moved:,} of {plural(order.size, unit)} were moved into the order of {printable(name)}",
     )
-
-
-def _numbers(
-    frame: nw.DataFrame[Any], name: str, source: str, role: str, order: IntArray
-) -> FloatArray | Complaint:
-    if name not in frame.columns:
-        return absent(name, frame.columns, source, role)
-    column = read_column(frame, name, source)
-    return column if isinstance(column, Complaint) else as_float64(column, name, source, order)
 
 
 def _codes(frame: nw.DataFrame[Any], name: str, source: str) -> Coded | tuple[Complaint, ...]:
