@@ -16,6 +16,7 @@ from gmmest.config.model_kinds import (
 )
 from gmmest.config.schema import BootstrapConfig, Config, EstimationConfig
 from gmmest.config.user_code import UserFunction, load_function
+from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.choice_data import ChoiceData
 from gmmest.data.choice_files import ChoiceFiles
 from gmmest.data.conversion import Progress
@@ -201,37 +202,23 @@ def build_data(config: Config, progress: Progress | None = None) -> ChoiceData |
     assert chosen is not None  # noqa: S101
     model = _logit(given)
     columns = used_columns((*model.utility, *(model.instruments or ())))
+    roles = ChoiceColumns(
+        case,
+        chosen,
+        source.alternative,
+        source.on_bad_sets,
+        source.missing,
+        source.weight,
+        source.frequency,
+        source.cluster,
+        source.time,
+    )
     if source.memory or source.cache or not fits_into_memory(path, columns):
-        return ChoiceFiles(
-            path,
-            case=case,
-            chosen=chosen,
-            alternative=source.alternative,
-            on_bad_sets=source.on_bad_sets,
-            missing=source.missing,
-            weight=source.weight,
-            frequency=source.frequency,
-            cluster=source.cluster or None,
-            time=source.time,
-            memory=source.memory,
-            cache=None if source.cache is None else config.folder / source.cache,
-            progress=progress,
-        )
+        cache = None if source.cache is None else config.folder / source.cache
+        return ChoiceFiles.of_columns(path, roles, memory=source.memory, cache=cache, progress=progress)
     text = [case] if source.alternative is None else [case, source.alternative]
     frame = _frame(config, text, columns, [chosen])
-    return ChoiceData.from_frame(
-        frame,
-        case=case,
-        chosen=chosen,
-        alternative=source.alternative,
-        on_bad_sets=source.on_bad_sets,
-        missing=source.missing,
-        weight=source.weight,
-        frequency=source.frequency,
-        cluster=source.cluster or None,
-        time=source.time,
-        source=path.name,
-    )
+    return ChoiceData.from_part(frame, roles, path.name, whole=True)
 
 
 def _frame(config: Config, text: Sequence[str], numbers: Sequence[str], flags: Sequence[str] = ()) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gmmest.data.columns import require_choice
-from gmmest.data.observations import Names
+from gmmest.data.observations import Names, as_names
 from gmmest.data.set_roles import RoleColumns
 
 __all__ = ["ChoiceColumns"]
@@ -36,6 +36,8 @@ class ChoiceColumns:
     def __post_init__(self) -> None:
         require_choice("on_bad_sets", self.on_bad_sets, ("error", "drop"))
         require_choice("missing", self.missing, ("error", "drop_set"))
+        # None, a name and a list of it are said alike, so that stores made of the same columns have one key.
+        object.__setattr__(self, "cluster", as_names(self.cluster))
 
     @property
     def roles(self) -> RoleColumns:

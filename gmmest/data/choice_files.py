@@ -15,7 +15,7 @@ from typing import Literal
 from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.conversion import Design, Progress, convert
 from gmmest.data.memory import anonymous_memory, in_words, memory_size
-from gmmest.data.observations import Names, as_names
+from gmmest.data.observations import Names
 from gmmest.data.source_files import Paths, SourceFile, check_files, find_files, hashed, parquet_rows, stamp
 from gmmest.data.store import FORMAT, Manifest, Store, open_store, read_manifest, restamp
 from gmmest.data.streams import cell_types
@@ -113,9 +113,34 @@ class ChoiceFiles:
         verify: bool = True,
         progress: Progress | None = None,
     ) -> None:
-        columns = ChoiceColumns(
-            case, chosen, alternative, on_bad_sets, missing, weight, frequency, as_names(cluster), time
-        )
+        roles = (weight, frequency, cluster, time)
+        columns = ChoiceColumns(case, chosen, alternative, on_bad_sets, missing, *roles)
+        self._fill(paths, columns, memory, cache, verify, progress)
+
+    @classmethod
+    def of_columns(
+        cls,
+        paths: Paths,
+        columns: ChoiceColumns,
+        *,
+        memory: str | int | None = None,
+        cache: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> ChoiceFiles:
+        """The same, where columns and options are a record already."""
+        files = object.__new__(cls)
+        files._fill(paths, columns, memory, cache, True, progress)
+        return files
+
+    def _fill(
+        self,
+        paths: Paths,
+        columns: ChoiceColumns,
+        memory: str | int | None,
+        cache: str | Path | None,
+        verify: bool,
+        progress: Progress | None,
+    ) -> None:
         values = {
             "paths": paths if isinstance(paths, (str, os.PathLike)) else tuple(paths),
             "columns": columns,

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import gmmest as gm
+from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.choice_data import ChoiceData
 from gmmest.data.choice_files import ChoiceFiles
 from gmmest.data.conversion import convert
@@ -432,6 +433,13 @@ def test_a_flipped_bit_of_a_checksummed_parquet_file_is_refused(tmp_path: Path) 
         path.write_bytes(damaged)
         with pytest.raises(FileError, match=r"E50[23] part-0.parquet"):
             ChoiceFiles(folder, **ROLES).store(MODEL._design())
+
+
+def test_columns_by_name_and_as_a_record_are_the_same_files(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", [rows(20)])
+    for cluster in ("town", ["town"], ("town", "shop"), None):
+        record = ChoiceColumns(**ROLES, cluster=cluster)
+        assert ChoiceFiles.of_columns(folder, record) == ChoiceFiles(folder, **ROLES, cluster=cluster)
 
 
 # --- the store ---
