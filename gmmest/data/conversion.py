@@ -28,7 +28,7 @@ from gmmest.data.readers import empty
 from gmmest.data.set_keys import Repeats, all_differ, appearance, keys_of, repeats
 from gmmest.data.set_roles import read_time
 from gmmest.data.store import Manifest, StoreWriter
-from gmmest.data.streams import CellTypes, Rows, pieces, run_starts, whole_sets
+from gmmest.data.streams import CellTypes, FilePiece, pieces, run_starts, whole_sets
 from gmmest.errors import Complaint, DataError, plural, printable
 
 __all__ = ["Design", "Progress", "convert"]
@@ -109,7 +109,7 @@ def convert(
         whole = _Whole(writer, columns, design, str(files[0].name) if len(files) == 1 else _together(files))
         done = 0
 
-        def read(path: Path) -> Iterator[Rows]:
+        def read(path: Path) -> Iterator[FilePiece]:
             for piece in pieces(path, types, rows, memory, whole.refuse_cells):
                 whole.require_one_schema(piece)
                 yield piece
@@ -153,7 +153,7 @@ class _Whole:
         self._complain(error)
         self._unreadable = True
 
-    def require_one_schema(self, piece: Rows) -> None:
+    def require_one_schema(self, piece: FilePiece) -> None:
         """Refuse times that are dates here and numbers there (E311)."""
         self._schema = self._schema or piece.table.schema
         for name, kind in zip(piece.table.schema.names, piece.table.schema.types, strict=True):
@@ -164,7 +164,7 @@ class _Whole:
                     Complaint("E311", f"{what}, and {before} before", next="give the column one type")
                 )
 
-    def take(self, piece: Rows) -> None:
+    def take(self, piece: FilePiece) -> None:
         """Check some choice sets and put them into the store."""
         starts = run_starts(piece.table, self._columns.case)
         if self._unreadable or not self._ids_differ(piece, starts):
@@ -191,7 +191,7 @@ class _Whole:
         if self._clusters:
             self._writer.append("kept", kept)
 
-    def _ids_differ(self, piece: Rows, starts: IntArray) -> bool:
+    def _ids_differ(self, piece: FilePiece, starts: IntArray) -> bool:
         """Put the keys of the ids to the others; ids that come again within the piece are found with those."""
         import pyarrow as pa
 
@@ -202,7 +202,7 @@ class _Whole:
         self._writer.append("keys", keys)
         return all_differ(keys)
 
-    def _check_time(self, piece: Rows, starts: IntArray) -> None:
+    def _check_time(self, piece: FilePiece, starts: IntArray) -> None:
         """Refuse times that go back (E304)."""
         name = self._columns.time
         if name is None:
@@ -320,7 +320,7 @@ def _first_few(complaints: list[Complaint]) -> list[Complaint]:
     return [*complaints[:SHOWN], Complaint(complaints[0].code, f"{rest} of this kind about later rows")]
 
 
-def _at(piece: Rows, name: str, rows: IntArray) -> Any:
+def _at(piece: FilePiece, name: str, rows: IntArray) -> Any:
     """Some rows of a column, as one array; text as large strings."""
     import pyarrow as pa
 

@@ -26,7 +26,7 @@ from gmmest.data.readers import (
 )
 from gmmest.errors import Complaint, DataError, FileError, plural, printable
 
-__all__ = ["CellTypes", "Rows", "cell_types", "pieces", "run_starts", "types_of", "whole_sets"]
+__all__ = ["CellTypes", "FilePiece", "cell_types", "pieces", "run_starts", "types_of", "whole_sets"]
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 16, 1 << 24  # bytes of a CSV file that are parsed together
 TEXT_SHARE = 32  # of the limit, what the text of a piece takes at most: it is copied on its way to codes
@@ -83,25 +83,27 @@ def types_of(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class FilePiece:
     """Consecutive rows, and where they stand: a name for messages that knows the first of them."""
 
     table: ArrowTable
     source: Source
 
-    def part(self, start: int, stop: int | None = None) -> Rows:
+    def part(self, start: int, stop: int | None = None) -> FilePiece:
         """Rows ``start:stop``."""
         stop = self.table.num_rows if stop is None else stop
-        return Rows(self.table.slice(start, stop - start), Source(self.source, in_file(self.source, start)))
+        return FilePiece(
+            self.table.slice(start, stop - start), Source(self.source, in_file(self.source, start))
+        )
 
-    def before(self, other: Rows) -> Rows:
+    def before(self, other: FilePiece) -> FilePiece:
         """These rows and those of the other, which follow; across files rows are counted on."""
         import pyarrow as pa
 
         mine, others = str(self.source), str(other.source)
         known = mine == others or mine.endswith(f" and on in {others}")
         name = mine if known else f"{mine} and on in {others}"
-        return Rows(pa.concat_tables([self.table, other.table]), Source(name, self.source.first))
+        return FilePiece(pa.concat_tables([self.table, other.table]), Source(name, self.source.first))
 
 
 def pieces(
@@ -110,7 +112,7 @@ def pieces(
     rows: int,
     limit: int,
     refuse: Callable[[DataError], None] | None = None,
-) -> Iterator[Rows]:
+) -> Iterator[FilePiece]:
     """The columns of one file, at most so many rows at a time.
 
     Parameters
@@ -144,7 +146,7 @@ def pieces(
                         raise
                     refuse(error)
                     continue
-                yield Rows(with_whole_ids(table, types.whole), source)
+                yield FilePiece(with_whole_ids(table, types.whole), source)
 
 
 def _csv_batches(path: Path, columns: list[str], rows: int, limit: int) -> Iterator[ArrowTable]:
@@ -260,8 +262,8 @@ def _changes(column: Any) -> BoolArray:
 
 
 def whole_sets(
-    files: Sequence[Path], read: Callable[[Path], Iterator[Rows]], case: str, most: int
-) -> Iterator[Rows]:
+    files: Sequence[Path], read: Callable[[Path], Iterator[FilePiece]], case: str, most: int
+) -> Iterator[FilePiece]:
     """Regroup pieces of files so that consecutive rows of one id are never divided.
 
     Parameters
@@ -276,7 +278,7 @@ def whole_sets(
 
     Yields
     ------
-    Rows
+    FilePiece
         Of one file; or of several, if they all have one id.
 
     Raises
@@ -284,7 +286,7 @@ def whole_sets(
     FileError
         E504: more rows of one id than fit.
     """
-    unfinished: Rows | None = None
+    unfinished: FilePiece | None = None
     for path in files:
         for found in read(path):
             piece = found
@@ -311,7 +313,7 @@ def whole_sets(
         yield unfinished
 
 
-def _endless(rows: Rows, case: str, most: int) -> FileError:
+def _endless(rows: FilePiece, case: str, most: int) -> FileError:
     what = f"the choice set {printable(rows.table[case][0])} has more than {most:,} rows, more than fit into memory"
     return FileError(
         Complaint("E504", what, printable(rows.source), "check the column of ids, or give more with  memory")

@@ -285,15 +285,15 @@ class DaskSession:
             )
             for address, share in zip(workers, shares, strict=False)
         ]
-        outcomes = self._outcomes(futures, workers[: len(shares)])
+        answers = self._answers(futures, workers[: len(shares)])
         undone: list[int] = []
-        for share, outcome in zip(shares, outcomes, strict=True):
-            if outcome is None:
+        for share, answer in zip(shares, answers, strict=True):
+            if answer is None:
                 undone.extend(share)
                 continue
-            if outcome.error is not None:
-                raise outcome.error
-            for i, result in zip(share, outcome.results, strict=True):
+            if answer.error is not None:
+                raise answer.error
+            for i, result in zip(share, answer.results, strict=True):
                 results[i] = result
         return undone
 
@@ -339,12 +339,12 @@ class DaskSession:
             what = f"the scheduler cannot be reached: {type(error).__name__}: {printable(error)}"
             raise ExecutionError(Complaint("E704", what, next="look into its logs; fit again")) from error
 
-    def _outcomes(self, futures: Sequence[Any], workers: Sequence[str]) -> list[Outcome | None]:
+    def _answers(self, futures: Sequence[Any], workers: Sequence[str]) -> list[TaskResult | None]:
         """What the tasks came to; None where the worker went away before its results were here."""
         try:
             return [_unpacked(data) for data in self._gathered(futures, workers)]
         except _losses():
-            return [self._outcome(future, address) for future, address in zip(futures, workers, strict=True)]
+            return [self._answer(future, address) for future, address in zip(futures, workers, strict=True)]
 
     def _gathered(self, futures: Sequence[Any], workers: Sequence[str]) -> list[bytes]:
         """All results by one request, given up when a worker is gone: its task would wait for ever."""
@@ -364,7 +364,7 @@ class DaskSession:
                 self._client.cancel(list(futures))
                 raise
 
-    def _outcome(self, future: Any, address: str) -> Outcome | None:
+    def _answer(self, future: Any, address: str) -> TaskResult | None:
         """The same for one task."""
         while True:
             try:
@@ -398,11 +398,11 @@ def _losses() -> tuple[type[BaseException], ...]:
     return TimeoutError, CancelledError, KilledWorker
 
 
-def _unpacked(data: bytes) -> Outcome:
+def _unpacked(data: bytes) -> TaskResult:
     from distributed.protocol.pickle import loads
 
-    outcome: Outcome = loads(data)
-    return outcome
+    answer: TaskResult = loads(data)
+    return answer
 
 
 # --- the workers' side ------------------------------------------------------------------------------------
@@ -418,7 +418,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TaskResult:
     """Results in the order of the blocks, or the first exception among them."""
 
     results: list[Any]
@@ -442,16 +442,16 @@ def _work(task: Task) -> bytes:
         function = _function(task)
         threads = Threads(get_worker().state.nthreads)
         with single_blas_thread():
-            outcome = Outcome(threads.map(lambda block: function(loaded(block)), task.blocks), None)
+            answer = TaskResult(threads.map(lambda block: function(loaded(block)), task.blocks), None)
     except Exception as error:  # whatever a moment function raises is the driver's to judge
         error.add_note(f"on a worker:\n{traceback.format_exc()}")
-        outcome = Outcome([], error)
+        answer = TaskResult([], error)
     try:
-        return dumps(outcome)  # type: ignore[no-any-return]
+        return dumps(answer)  # type: ignore[no-any-return]
     except Exception as error:
-        raised = f" from {type(outcome.error).__name__}: {outcome.error}" if outcome.error else ""
+        raised = f" from {type(answer.error).__name__}: {answer.error}" if answer.error else ""
         what = f"a worker cannot send what it found{raised}: {type(error).__name__}: {printable(error)}"
-        return dumps(Outcome([], ExecutionError(Complaint("E703", what))))  # type: ignore[no-any-return]
+        return dumps(TaskResult([], ExecutionError(Complaint("E703", what))))  # type: ignore[no-any-return]
 
 
 def _function(task: Task) -> Callable[[Any], Any]:
