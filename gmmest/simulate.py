@@ -76,12 +76,9 @@ def simulate_logit(
     >>> drawn.data.n_sets, drawn.theta.shape
     (5, (2,))
     """
-    if moments < features:
-        raise ConfigError(
-            Complaint("E102", f"{moments} moments for {features} features; at least as many expected")
-        )
+    _require_moments(features, moments)
     rng = np.random.default_rng(seed)
-    low, high = (alternatives, alternatives) if isinstance(alternatives, int) else alternatives
+    low, high = _pair(alternatives)
     offsets = np.concatenate([[0], np.cumsum(rng.integers(low, high + 1, size=sets))])
     theta = rng.normal(size=features) / np.sqrt(features)
     X, mixed, chosen = _draw(rng, theta, offsets, moments - features)
@@ -103,17 +100,13 @@ class _Sizes:
     seed: int
 
     @property
-    def width(self) -> int:
-        """Numbers in a row."""
-        return self.moments
-
-    @property
     def rows_per_set(self) -> float:
+        """On average."""
         return sum(self.alternatives) / 2
 
     def sets_in(self, numbers: int) -> int:
-        """Sets that hold about so many numbers."""
-        return max(1, int(numbers / (self.width * self.rows_per_set)))
+        """Sets that hold about so many numbers, as many in a row as there are moments."""
+        return max(1, int(numbers / (self.moments * self.rows_per_set)))
 
     def theta(self) -> Array:
         """The planted parameters."""
@@ -173,15 +166,28 @@ def simulate_files(
     ...     sorted(path.name for path in folder.iterdir())
     ['data', 'job.yaml', 'simulated.json']
     """
+    _require_moments(features, moments)
+    sizes, target = _Sizes(sets, _pair(alternatives), features, moments, seed), Path(folder)
+    if target.exists():
+        _refuse_replacing(target, force)
+    _write(target, sizes, progress)
+    return sizes.theta()
+
+
+def _require_moments(features: int, moments: int) -> None:
     if moments < features:
         raise ConfigError(
             Complaint("E102", f"{moments} moments for {features} features; at least as many expected")
         )
-    pair = (alternatives, alternatives) if isinstance(alternatives, int) else alternatives
-    sizes, target = _Sizes(sets, pair, features, moments, seed), Path(folder)
-    needed = int(8 * sets * sizes.rows_per_set * (sizes.width + 0.5))
-    if target.exists():
-        _refuse_replacing(target, force)
+
+
+def _pair(alternatives: int | tuple[int, int]) -> tuple[int, int]:
+    return (alternatives, alternatives) if isinstance(alternatives, int) else alternatives
+
+
+def _write(target: Path, sizes: _Sizes, progress: Callable[[int, int], None] | None) -> None:
+    """The folder, whole or not at all."""
+    needed = int(8 * sizes.sets * sizes.rows_per_set * (sizes.moments + 0.5))
     scratch = beside(target)
     try:
         scratch.mkdir(parents=True)
@@ -200,7 +206,6 @@ def simulate_files(
         raise FileError(Complaint("E501", what, printable(target), "free space, or another --out")) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return sizes.theta()
 
 
 def _refuse_replacing(target: Path, force: bool) -> None:
