@@ -130,16 +130,17 @@ def pieces(
     DataError, FileError
         Those of :func:`.read_frame`; E504: a row group, or cells, larger than the limit.
     """
-    parse = _csv_batches if path.suffix.lower() == ".csv" else _parquet_batches
-    done = 0
+    csv = path.suffix.lower() == ".csv"
+    columns, done = types.columns, 0
+    batches = _csv_batches(path, columns, limit) if csv else _parquet_batches(path, columns, rows, limit)
     with system_errors(path):
-        for batch in parse(path, types.columns, rows, limit):
+        for batch in batches:
             for start in range(0, batch.num_rows, rows):
                 table = batch.slice(start, rows)
                 source = Source(path.name, done)
                 done += table.num_rows
                 try:
-                    if parse is _csv_batches:
+                    if csv:
                         table = typed(table, types.numbers, types.flags, types.times, source)
                 except DataError as error:
                     if refuse is None:
@@ -149,7 +150,7 @@ def pieces(
                 yield FilePiece(with_whole_ids(table, types.whole), source)
 
 
-def _csv_batches(path: Path, columns: list[str], rows: int, limit: int) -> Iterator[ArrowTable]:
+def _csv_batches(path: Path, columns: list[str], limit: int) -> Iterator[ArrowTable]:
     import pyarrow as pa
     import pyarrow.csv as arrow_csv
 

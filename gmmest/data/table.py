@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -305,14 +305,6 @@ class Table:
         count, rows = int(zero.sum()), plural(self.n_rows, "row")
         note = f"W330 dropped {count:,} of {rows} with weight or frequency zero; {self.n_rows - count:,} are used"
         return replace(self._take(np.flatnonzero(~zero)), notes=(*self.notes, note))
-
-    def blocks(self, rows_per_block: int) -> Iterator[Rows]:
-        """All rows in order, in blocks of nearly equal size."""
-        if rows_per_block < 1:
-            raise ConfigError(Complaint("E102", f"rows_per_block={rows_per_block}: expected at least 1"))
-        count = -(-self.n_rows // rows_per_block)
-        cuts = [j * self.n_rows // count for j in range(count + 1)]
-        return (self.rows(cuts[j], cuts[j + 1]) for j in range(count))
 
     def fingerprint(self) -> str:
         """Return the sha256 of names, shapes and numbers, 64 hexadecimal digits."""

@@ -11,8 +11,6 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gmmest.data.table import Rows, Table
 from gmmest.errors import DataError, GmmestError
@@ -91,17 +89,6 @@ def table_of(n):
     return Table.from_arrays({"y": np.arange(float(n)), "X": np.arange(2.0 * n).reshape(n, 2)})
 
 
-@given(st.integers(1, 50), st.integers(1, 60))
-@settings(max_examples=60, deadline=None)
-def test_blocks_put_together_are_the_table(n, rows_per_block):
-    table = table_of(n)
-    blocks = list(table.blocks(rows_per_block))
-    np.testing.assert_array_equal(np.concatenate([b.X for b in blocks]), table.columns["X"])
-    sizes = [b.n_rows for b in blocks]
-    assert max(sizes) <= rows_per_block
-    assert max(sizes) - min(sizes) <= 1
-
-
 def test_rows_are_views():
     table = table_of(5)
     rows = table.rows(1, 4)
@@ -112,7 +99,6 @@ def test_rows_are_views():
     assert rows.X.flags.c_contiguous
     for start, stop in ((2, 2), (-1, 3), (0, 6)):
         assert refusal(table.rows, start, stop).codes == ("E102",)
-    assert refusal(table.blocks, 0).codes == ("E102",)
 
 
 def test_an_engine_can_take_rows_apart_and_rebuild_them():
