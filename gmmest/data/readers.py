@@ -11,7 +11,7 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -39,13 +39,13 @@ __all__ = [
     "KINDS",
     "ArrowTable",
     "csv_header",
-    "csv_options",
     "csv_width",
     "decoded",
     "empty",
     "file_sha256",
     "local_file",
     "malformed",
+    "opened_csv",
     "parquet_errors",
     "read_frame",
     "refuse_names",
@@ -119,13 +119,8 @@ def read_frame(
     {'id': ['007', '7'], 'price': [1.5, None], 'took': [True, False]}
     """
     local, kind = local_file(path)
-    columns = list(dict.fromkeys([*text, *numbers, *flags, *times]))
-    roles = {"text": set(text), "numbers": set(numbers), "flags": set(flags), "times": set(times)}
-    for name in columns:
-        declared = [role for role, names in roles.items() if name in names]
-        if len(declared) > 1:
-            what = f"column {quoted(name)} is declared both as {' and as '.join(declared)}"
-            raise ConfigError(Complaint("E102", what, place(local.name), "declare it once"))
+    roles = {"text": text, "numbers": numbers, "flags": flags, "times": times}
+    columns = _declared_once(roles, local.name)
     with system_errors(local):
         if local.stat().st_size == 0:
             raise empty(local, "the file has no bytes")
@@ -133,6 +128,18 @@ def read_frame(
             return _read_parquet(local, columns)
         table = _read_csv(local, columns)
     return typed(table, numbers, flags, times, local.name)
+
+
+def _declared_once(roles: Mapping[str, Sequence[str]], source: str) -> list[str]:
+    """The columns of all roles; E102 if one has two."""
+    columns = list(dict.fromkeys(name for names in roles.values() for name in names))
+    known = {role: set(names) for role, names in roles.items()}
+    for name in columns:
+        declared = [role for role, names in known.items() if name in names]
+        if len(declared) > 1:
+            what = f"column {quoted(name)} is declared both as {' and as '.join(declared)}"
+            raise ConfigError(Complaint("E102", what, place(source), "declare it once"))
+    return columns
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -256,7 +263,7 @@ def _read_csv(path: Path, columns: list[str]) -> ArrowTable:
 
     width = csv_width(path, columns)
     try:
-        table = arrow_csv.read_csv(path, **csv_options(columns, width)).select(columns)
+        table = arrow_csv.read_csv(path, **_csv_options(columns, width)).select(columns)
     except pa.ArrowInvalid as error:
         raise malformed(path, columns, width, str(error)) from error
     if table.num_rows == 0:
@@ -276,7 +283,20 @@ def csv_width(path: Path, columns: list[str]) -> int:
     return len(header)
 
 
-def csv_options(
+def opened_csv(
+    path: Path,
+    columns: list[str],
+    width: int,
+    on_invalid: Callable[[Any], str] | None = None,
+    block_size: int | None = None,
+) -> Any:
+    """A reader of pyarrow that gives the columns as text, a batch at a time."""
+    import pyarrow.csv as arrow_csv
+
+    return arrow_csv.open_csv(path, **_csv_options(columns, width, on_invalid, block_size))
+
+
+def _csv_options(
     columns: list[str],
     width: int,
     on_invalid: Callable[[Any], str] | None = None,
@@ -361,7 +381,6 @@ def _not_utf8(path: Path, why: str) -> FileError:
 def malformed(path: Path, columns: list[str], width: int, reason: str) -> FileError:
     """Say which rows are malformed, by parsing once more, row after row, in bounded memory."""
     import pyarrow as pa
-    import pyarrow.csv as arrow_csv
 
     found: list[Any] = []
 
@@ -370,7 +389,7 @@ def malformed(path: Path, columns: list[str], width: int, reason: str) -> FileEr
         return "skip"
 
     try:
-        for _ in arrow_csv.open_csv(path, **csv_options(columns, width, collect)):
+        for _ in opened_csv(path, columns, width, collect):
             pass
     except pa.ArrowInvalid as error:
         reason = str(error)

@@ -15,10 +15,10 @@ from gmmest.data.memory import in_words
 from gmmest.data.observations import as_names
 from gmmest.data.readers import (
     ArrowTable,
-    csv_options,
     csv_width,
     decoded,
     malformed,
+    opened_csv,
     parquet_errors,
     system_errors,
     typed,
@@ -152,12 +152,11 @@ def pieces(
 
 def _csv_batches(path: Path, columns: list[str], limit: int) -> Iterator[ArrowTable]:
     import pyarrow as pa
-    import pyarrow.csv as arrow_csv
 
     width = csv_width(path, columns)
     block = min(max(limit // 64, SMALLEST_BLOCK), LARGEST_BLOCK)
     try:
-        with arrow_csv.open_csv(path, **csv_options(columns, width, block_size=block)) as reader:
+        with opened_csv(path, columns, width, block_size=block) as reader:
             for batch in reader:
                 yield pa.Table.from_batches([batch]).select(columns)
     except pa.ArrowInvalid as error:
