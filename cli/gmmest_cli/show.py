@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "benchmark",
     "bootstrap",
+    "check_file",
     "comparison",
     "comparison_json",
     "progress",
@@ -32,6 +33,7 @@ __all__ = [
     "result",
     "texts",
     "write_bootstrap",
+    "write_file",
 ]
 
 WIDEST = 96
@@ -195,12 +197,14 @@ def _held(figure: Figure) -> str:
 
 
 def check_file(path: str) -> None:
-    """Refuse a file that could not be written later (E501)."""
+    """Refuse a file that could not be written later (E501); nothing is left in its place."""
+    from tempfile import TemporaryFile
+
     from gmmest.errors import Complaint, FileError, printable
 
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8"):
+        with TemporaryFile(dir=Path(path).parent):  # what is written takes its place by a rename
             pass
     except OSError as error:
         what = f"cannot write: {error.strerror or error}"
@@ -217,32 +221,23 @@ def write_file(text: str, path: str) -> None:
 
 def texts(fitted: GMMResults) -> dict[str, str]:
     """The files of a result, by name."""
-    return {"result.json": fitted.to_json() + "\n", "summary.txt": _as_text(fitted)}
+    text = _as_text(fitted, fitted.verified, fitted.notes)
+    return {"result.json": fitted.to_json() + "\n", "summary.txt": text}
 
 
 def write_bootstrap(found: Bootstrap, folder: str, force: bool) -> None:
     """The run folder: bootstrap.json, bootstrap.txt."""
-    from io import StringIO
-
     from gmmest.report.export import write_run
 
-    text = StringIO()
-    _print(Console(file=text, width=120, force_terminal=False), found, not found.failures, found.all_notes)
-    write_run(
-        Path(folder), {"bootstrap.json": found.to_json() + "\n", "bootstrap.txt": text.getvalue()}, force
-    )
+    text = _as_text(found, not found.failures, found.all_notes)
+    write_run(Path(folder), {"bootstrap.json": found.to_json() + "\n", "bootstrap.txt": text}, force)
 
 
-def _as_text(fitted: GMMResults) -> str:
+def _as_text(found: GMMResults | Bootstrap, good: bool, notes: Sequence[str]) -> str:
     from io import StringIO
 
     stream = StringIO()
-    console = Console(file=stream, width=120, force_terminal=False)
-    console.print(Text(fitted.verdict()), soft_wrap=True)
-    for label, text in fitted.facts():
-        console.print(Text(f"{label}: {text}"), soft_wrap=True)
-    console.print(_table(*fitted.table()))
-    _print_notes(console, fitted.notes)
+    _print(Console(file=stream, width=120, force_terminal=False), found, good, notes)
     return stream.getvalue()
 
 

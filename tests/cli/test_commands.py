@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from gmmest_cli import show
 from gmmest_cli.main import GRADS, _run
 
 from gmmest.derivatives.backends import BACKENDS
@@ -233,18 +234,28 @@ def test_out_writes_the_run_and_never_overwrites_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "runs" / "first"
-    assert run(capsys, "fit", LOGIT, "--out", str(folder))[0] == VERIFIED
+    code, out, _ = run(capsys, "fit", LOGIT, "--out", str(folder))
+    assert code == VERIFIED
     files = ["config.json", "journal", "manifest.json", "result.json", "summary.txt"]
     assert sorted(p.name for p in folder.iterdir()) == files
     kept = json.loads((folder / "result.json").read_text())
     assert kept["params"] == pytest.approx(GREENE, rel=1e-12)
-    assert (folder / "summary.txt").read_text().startswith("verified")
+    assert out.startswith("verified")
+    assert (folder / "summary.txt").read_text() == out
 
     code, _, err = run(capsys, "fit", LOGIT, "--out", str(folder), "--set", "estimation.optimizer=bfgs")
     assert code == BAD_INPUT
     assert "E508" in err
     assert json.loads((folder / "result.json").read_text())["optimizer"] == kept["optimizer"]
     assert run(capsys, "fit", LOGIT, "--out", str(folder), "--force")[0] == VERIFIED
+
+
+def test_trying_whether_a_file_can_be_written_leaves_none_and_changes_none(tmp_path: Path) -> None:
+    show.check_file(str(tmp_path / "new" / "run.json"))
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "run.json").write_text("mine")
+    show.check_file(str(tmp_path / "run.json"))
+    assert (tmp_path / "run.json").read_text() == "mine"
 
 
 def test_a_link_in_the_place_of_an_output_is_not_followed(
