@@ -401,7 +401,7 @@ def _shown(path: Path) -> str:
 # --- what bits depend on ----------------------------------------------------------------------------------
 
 
-PACKAGES = ("gmmest", "numpy", "scipy", "jax")
+PACKAGES = ("gmmest", "numpy", "scipy", "jax", "llvmlite")
 """Those whose versions decide the bits of a result."""
 
 
