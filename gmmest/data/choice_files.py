@@ -16,7 +16,17 @@ from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.conversion import Design, Progress, convert
 from gmmest.data.memory import anonymous_memory, in_words, memory_size
 from gmmest.data.observations import Names
-from gmmest.data.source_files import Paths, SourceFile, check_files, find_files, hashed, parquet_rows, stamp
+from gmmest.data.source_files import (
+    Paths,
+    SourceFile,
+    State,
+    check_files,
+    find_files,
+    hashed,
+    parquet_rows,
+    refuse_changed,
+    state,
+)
 from gmmest.data.store import FORMAT, Manifest, Store, open_store, read_manifest, restamp
 from gmmest.data.streams import cell_types
 from gmmest.errors import Complaint, ConfigError, FileError
@@ -170,10 +180,11 @@ class ChoiceFiles:
         check_files(files, types.columns)
         folder = self._folder(files[0])
         key = self._key(design)
-        known = _unchanged(folder, key, files)
+        before = [state(path) for path in files]
+        known = _unchanged(folder, key, before)
         if known is not None:
             return self._opened(known)
-        sources = [hashed(path, folder) for path in files]
+        sources = [hashed(path, folder, then) for path, then in zip(files, before, strict=True)]
         content = hashlib.sha256("".join(source.sha256 for source in sources).encode()).hexdigest()
         target = folder / f"{key[:16]}-{content[:16]}"
         if (target / "manifest.json").exists():
@@ -191,8 +202,8 @@ class ChoiceFiles:
             memory=memory,
             n_rows=parquet_rows(files),
             progress=self.progress,
+            confirm=lambda: refuse_changed(files, sources, before),
         )
-        _refuse_changed(files, sources, target)
         _forget_older(folder, key, target, sources)
         return self._opened(target)
 
@@ -225,9 +236,9 @@ class ChoiceFiles:
         return self.memory - held
 
 
-def _unchanged(folder: Path, key: str, files: tuple[Path, ...]) -> Path | None:
-    """The store of these files, if no file was written since it was made; contents are not read."""
-    stamps = [stamp(path) for path in files]
+def _unchanged(folder: Path, key: str, states: list[State]) -> Path | None:
+    """The store of files in these states, if none was written since it was made; contents are not read."""
+    stamps = [each.stamp for each in states]
     if not all(stamps):
         return None
     for found in sorted(folder.glob(f"{key[:16]}-*")):
@@ -237,15 +248,6 @@ def _unchanged(folder: Path, key: str, files: tuple[Path, ...]) -> Path | None:
             if manifest.key == key and [source.stamp for source in manifest.sources] == stamps:
                 return found
     return None
-
-
-def _refuse_changed(files: tuple[Path, ...], sources: list[SourceFile], target: Path) -> None:
-    """Refuse a store of files that were written while they were read."""
-    for path, source in zip(files, sources, strict=True):
-        if path.stat().st_size != source.size or (source.stamp and stamp(path) != source.stamp):
-            shutil.rmtree(target, ignore_errors=True)
-            what = f"{path.name} was changed while it was read"
-            raise FileError(Complaint("E516", what, next="let the writing end, then fit again"))
 
 
 def _forget_older(folder: Path, key: str, target: Path, sources: list[SourceFile]) -> None:

@@ -74,6 +74,7 @@ def convert(
     memory: int,
     n_rows: int | None = None,
     progress: Progress | None = None,
+    confirm: Callable[[], None] | None = None,
     rows_per_piece: int | None = None,
 ) -> None:
     """Make the store of a design.
@@ -93,6 +94,8 @@ def convert(
     n_rows : int, optional
         Rows in all, where known.
     progress : callable, optional
+    confirm : callable, optional
+        Called when all has been read, before the store gets its name; if it raises there is no store.
     rows_per_piece : int, optional
         By default as many as memory allows; changes nothing but speed.
 
@@ -119,6 +122,8 @@ def convert(
             done += piece.table.num_rows
             if progress is not None:
                 progress(done, n_rows)
+        if confirm is not None:
+            confirm()
         whole.refuse(files, rows, most, memory)
         writer.finish(whole.described(manifest, memory))
 

@@ -28,12 +28,14 @@ from gmmest.errors import Complaint, DataError, FileError, plural, printable, so
 __all__ = [
     "Paths",
     "SourceFile",
+    "State",
     "check_files",
     "find_files",
     "fits_into_memory",
     "hashed",
     "parquet_rows",
-    "stamp",
+    "refuse_changed",
+    "state",
 ]
 
 Paths: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
@@ -184,20 +186,48 @@ def fits_into_memory(path: Path, columns: Sequence[str]) -> bool:
     return size <= memory // 2
 
 
-def stamp(path: Path) -> str:
-    """Device, inode, size and times of a file.
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the system says of a file.
 
-    The system sets the second time at every change, whatever a program says of the first.
+    Parameters
+    ----------
+    text : str
+        Device, inode, size and times.  The system sets the second time at every change, whatever a program
+        says of the first.
+    settled : bool
+        Whether the file was old enough that any later change shows in its times.
     """
+
+    text: str
+    settled: bool
+
+    @property
+    def stamp(self) -> str:
+        """The text, where it may be trusted later."""
+        return self.text if self.settled else ""
+
+
+def state(path: Path) -> State:
+    """The state of a file now."""
     with system_errors(path):
         found = path.stat()
-    if time.time() - found.st_ctime < SETTLED:
-        return ""
-    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+    text = f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+    return State(text, time.time() - found.st_ctime >= SETTLED)
 
 
-def hashed(path: Path, cache: Path) -> SourceFile:
-    """A file with the hash of its content; one pass over it."""
-    before = stamp(path)
+def hashed(path: Path, cache: Path, before: State) -> SourceFile:
+    """A file with the hash of its content; one pass over it, begun when it was in this state."""
     name = Path(os.path.relpath(path.absolute(), cache.absolute())).as_posix()
-    return SourceFile(name, path.stat().st_size, file_sha256(path), before)
+    return SourceFile(name, path.stat().st_size, file_sha256(path), before.stamp)
+
+
+def refuse_changed(files: Sequence[Path], sources: Sequence[SourceFile], before: Sequence[State]) -> None:
+    """Refuse files that were written since they were hashed (E516).
+
+    A change soon after another may not show in the times: files that were young then are hashed once more.
+    """
+    for path, source, then in zip(files, sources, before, strict=True):
+        if state(path).text != then.text or (not then.settled and file_sha256(path) != source.sha256):
+            what = f"{printable(path.name)} was changed while it was read"
+            raise FileError(Complaint("E516", what, next="let the writing end, then fit again"))

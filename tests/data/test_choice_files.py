@@ -25,7 +25,7 @@ from gmmest.data.choice_data import ChoiceData
 from gmmest.data.choice_files import ChoiceFiles
 from gmmest.data.conversion import convert
 from gmmest.data.readers import read_frame
-from gmmest.data.source_files import find_files, parquet_rows
+from gmmest.data.source_files import State, find_files, parquet_rows
 from gmmest.data.store import PAGE, Manifest, StoreWriter, open_store, read_manifest
 from gmmest.data.streams import cell_types
 from gmmest.errors import DataError, FileError, GmmestError
@@ -497,6 +497,41 @@ def test_files_that_nobody_wrote_since_are_not_read_again(
     assert read_manifest(made.folder).sources[0].stamp
     monkeypatch.setattr(found, "file_sha256", None)
     assert ChoiceFiles(folder, **ROLES).store(MODEL._design()).folder == made.folder
+
+
+@pytest.mark.parametrize("settled", [0.0, 3600.0], ids=["old", "young"])
+@pytest.mark.parametrize("again", [rows(900, seed=2), rows(900, seed=1)], ids=["other rows", "same rows"])
+def test_files_rewritten_while_they_are_read_make_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settled: float, again: pa.Table
+) -> None:
+    monkeypatch.setattr("gmmest.data.source_files.SETTLED", settled)
+    path = tmp_path / "d.csv"
+    pa_csv.write_csv(rows(900), path)
+
+    def rewrite(done: int, total: int | None) -> None:
+        pa_csv.write_csv(again, path)
+
+    files = ChoiceFiles(path, **ROLES, progress=rewrite)
+    with pytest.raises(FileError, match=r"E516 d.csv was changed while it was read"):
+        files.store(MODEL._design())
+    assert not list((tmp_path / ".gmmest-cache").iterdir())
+
+
+def test_a_rewriting_that_does_not_show_in_the_times_of_a_young_file_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "d.csv"
+    pa_csv.write_csv(rows(900), path)
+    coarse = State("a file system that counts whole seconds", settled=False)
+    monkeypatch.setattr("gmmest.data.choice_files.state", lambda path: coarse)
+    monkeypatch.setattr("gmmest.data.source_files.state", lambda path: coarse)
+
+    def rewrite(done: int, total: int | None) -> None:
+        path.write_bytes(path.read_bytes().replace(b"bus", b"air"))
+
+    with pytest.raises(FileError, match=r"E516 d.csv was changed while it was read"):
+        ChoiceFiles(path, **ROLES, progress=rewrite).store(MODEL._design())
+    assert not list((tmp_path / ".gmmest-cache").iterdir())
 
 
 def test_any_flipped_bit_of_a_store_is_seen_and_named(tmp_path: Path) -> None:
