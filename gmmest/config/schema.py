@@ -233,7 +233,8 @@ class EstimationConfig(Record):
                     what = f"estimation.{key} names {name!r}, and so does estimation.{seen[name]}"
                     yield rule((key, name), what, "a parameter is fixed, tied or bounded")
                 seen[name] = key
-        if raw.get("workers") is not None and raw.get("executor", "serial") == "serial":
+        executor = raw.get("executor", cls.model_fields["executor"].default)
+        if raw.get("workers") is not None and executor == "serial":
             what = "estimation.workers has no use with executor serial"
             yield rule(("workers",), what, "write  executor: threads or dask,  or delete workers")
         if held["bounds"] and raw.get("optimizer") == "bfgs":

@@ -478,6 +478,10 @@ def test_workers_without_a_use_are_refused() -> None:
         config.load(ROOT / "configs" / "logit.yaml", ["estimation.executor=serial", "estimation.workers=2"])
     settings = config.load(ROOT / "configs" / "logit.yaml", ["estimation.workers=2"])
     assert build(settings).executor == Threads(2)
+    sizes = "{sets: 20, alternatives: 3, features: 2, moments: 2, seed: 1}"
+    simulated = f"data: {{simulate: {sizes}}}\nmodel: {{kind: logit}}\nestimation: {{workers: 2}}"
+    unsaid = config.loads(simulated, folder=ROOT, name="no executor named")
+    assert build(unsaid).executor == Threads(2)
 
 
 @pytest.mark.parametrize(
