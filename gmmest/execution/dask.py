@@ -33,7 +33,7 @@ from gmmest.errors import (
     some,
 )
 from gmmest.execution.journal import versions
-from gmmest.execution.serial import single_blas_thread
+from gmmest.execution.serial import cores, single_blas_thread
 from gmmest.execution.spill import Message, Spill, forget, loaded
 from gmmest.execution.threads import Threads
 
@@ -131,7 +131,7 @@ class Dask:
         with ExitStack() as closing:
             client = self.client
             if client is None:
-                client = closing.enter_context(_local_client(self.workers or os.cpu_count() or 1))
+                client = closing.enter_context(_local_client(self.workers or cores()))
             yield closing.enter_context(_session(client, self.folder, self.patience))
 
 

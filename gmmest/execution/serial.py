@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Executor", "Serial", "fold", "single_blas_thread"]
+__all__ = ["Executor", "Serial", "cores", "fold", "single_blas_thread"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,6 +32,13 @@ class Serial:
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Apply in order."""
         return [function(item) for item in items]
+
+
+def cores() -> int:
+    """Cores that this process may use, which ``taskset``, SLURM or a container may have made fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def fold(parts: Sequence[Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gmmest.errors import Complaint, ConfigError, not_whole
-from gmmest.execution.serial import Executor, Serial
+from gmmest.execution.serial import Executor, Serial, cores
 
 __all__ = ["EXECUTORS", "Threads", "afterwards", "as_executor", "opened"]
 
@@ -48,8 +47,7 @@ class Threads:
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Apply to all items; the first exception in their order is raised."""
-        wanted = (os.cpu_count() or 1) if self.workers is None else self.workers
-        workers = min(wanted, len(items))
+        workers = min(self.workers or cores(), len(items))
         if workers < 2:
             return Serial().map(function, items)
         with ThreadPoolExecutor(workers) as pool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from gmmest.derivatives.backends import Backend, as_backend
 from gmmest.errors import Complaint, ConfigError, not_among, not_whole, printable, some
 from gmmest.execution.journal import Journal, surroundings, versions
 from gmmest.execution.passes import Passes
-from gmmest.execution.serial import Executor, single_blas_thread
+from gmmest.execution.serial import Executor, cores, single_blas_thread
 from gmmest.execution.threads import as_executor, opened
 from gmmest.gmm.corrected import COVARIANCES, CovarianceName
 from gmmest.gmm.covariance_options import CovarianceOptions, Estimator
@@ -416,5 +415,5 @@ def _manifest(sample: Sample, executor: str) -> dict[str, Any]:
         "versions": versions(),
         "data_sha256": sample.fingerprint,
         "config_sha256": None,
-        "threads": {"executor": executor, "blas": 1, "cores": os.cpu_count()},
+        "threads": {"executor": executor, "blas": 1, "cores": cores()},
     }

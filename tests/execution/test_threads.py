@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import numpy as np
 import pytest
 
 import gmmest as gm
+from gmmest.execution.serial import cores
 from gmmest.execution.threads import Threads, as_executor
 from gmmest.simulate import simulate_logit
 
@@ -42,6 +44,17 @@ class Cut:
             blocks=tuple(whole.part(a, b) for a, b in pieces),
             counts=tuple(b - a for a, b in pieces),
         )
+
+
+def test_there_are_no_more_threads_than_cores_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("the system does not tell which cores are ours")
+    assert cores() == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    monkeypatch.setattr("gmmest.execution.threads.ThreadPoolExecutor", None)  # one core asks for no pool
+    assert Threads().map(abs, [-1, 2, -3]) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("grad", ["analytic", "forward"])
