@@ -177,7 +177,7 @@ class ChoiceFiles:
         memory = self._room()
         files = find_files(self.paths)
         types = cell_types(self.columns, design.columns)
-        check_files(files, types.columns)
+        check_files(files, types.columns, types.text)
         folder = self._folder(files[0])
         key = self._key(design)
         before = [state(path) for path in files]

@@ -465,15 +465,14 @@ def code_ids(column: Arrow, name: str, source: str) -> Coded | tuple[Complaint, 
         E310: missing (or empty) ids.  E312: ids of another type.  Floats are refused because
         distinct ids may already have become one: float64 holds neither 2**53 + 1 nor '007'.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     complaints: list[Complaint] = []
     holes = column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
     if is_text(column):
         holes = holes | pc.equal(column, "").fill_null(False).to_numpy(zero_copy_only=False)
-    elif not (pa.types.is_integer(column.type) or column.null_count == len(column)):
-        complaints.append(_not_ids(column, name, source))
+    elif column.null_count < len(column):
+        complaints += not_ids(column.type, name, source)
     missing = in_file(source, np.flatnonzero(holes))
     if missing.size:
         what = f"{printable(name)}: {missing.size:,} missing, first at row {missing[0] + 1:,}"
@@ -486,19 +485,23 @@ def code_ids(column: Arrow, name: str, source: str) -> Coded | tuple[Complaint, 
     return Coded(codes, encoded.dictionary.to_numpy(zero_copy_only=False))
 
 
-def _not_ids(column: Arrow, name: str, source: str) -> Complaint:
+def not_ids(kind: Any, name: str, source: str) -> list[Complaint]:
+    """What is wrong with an Arrow type for ids (E312); nothing for integers and text."""
     import pyarrow as pa
 
-    if not pa.types.is_floating(column.type):
-        what = f"{printable(name)} holds {column.type}; ids must be integers or text"
-        return Complaint("E312", what, place(source, name), "convert the column to text")
-    what = f"{printable(name)} holds floats ({column.type}); ids must be integers or text, because "
+    types = pa.types
+    if types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind):
+        return []
+    if not types.is_floating(kind):
+        what = f"{printable(name)} holds {kind}; ids must be integers or text"
+        return [Complaint("E312", what, place(source, name), "convert the column to text")]
+    what = f"{printable(name)} holds floats ({kind}); ids must be integers or text, because "
     what += "floats can merge two of them (9007199254740993 becomes 9007199254740992)"
     advice = (
         "read the column as text or integers (pandas makes floats of integers when one is missing); "
         'if no id was lost:  astype("int64")'
     )
-    return Complaint("E312", what, place(source, name), advice)
+    return [Complaint("E312", what, place(source, name), advice)]
 
 
 # --- arrays ------------------------------------------------------------------------------------

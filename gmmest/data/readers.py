@@ -47,6 +47,7 @@ __all__ = [
     "malformed",
     "opened_csv",
     "parquet_errors",
+    "plain_type",
     "read_frame",
     "refuse_names",
     "system_errors",
@@ -244,13 +245,20 @@ def parquet_errors(path: Path) -> Iterator[None]:
 
 
 def decoded(table: ArrowTable) -> ArrowTable:
-    """Write out columns that Parquet keeps as codes of a dictionary."""
+    """Write out columns that Parquet keeps as codes of a dictionary, and text that it keeps as views."""
+    for i, field in enumerate(table.schema):
+        if plain_type(field.type) != field.type:
+            table = table.set_column(i, field.name, table.column(i).cast(plain_type(field.type)))
+    return table
+
+
+def plain_type(kind: Any) -> Any:
+    """The Arrow type of a column that is written out: what a dictionary encodes, and text that is no view."""
     import pyarrow as pa
 
-    for i, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
-            table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
-    return table
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.string() if pa.types.is_string_view(kind) else kind  # Arrow takes no rows of views
 
 
 # --- CSV ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from gmmest.data.columns import quoted
+from gmmest.data.columns import not_ids, place, quoted
 from gmmest.data.memory import physical_memory
 from gmmest.data.readers import (
     KINDS,
@@ -20,6 +20,7 @@ from gmmest.data.readers import (
     file_sha256,
     local_file,
     parquet_errors,
+    plain_type,
     refuse_names,
     system_errors,
 )
@@ -118,8 +119,11 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
-def check_files(files: Sequence[Path], columns: list[str]) -> None:
-    """Refuse files in which a column is absent (E314, E315) or has another type than in the first (E517)."""
+def check_files(files: Sequence[Path], columns: list[str], ids: Sequence[str]) -> None:
+    """Refuse files in which a column is absent (E314, E315) or has another type than in the first (E517).
+
+    Of ``ids`` the types are refused that are none of ids (E312), or hold nothing (E310).
+    """
     complaints: list[Complaint] = []
     first: dict[str, Any] = {}
     for path in files:
@@ -128,7 +132,9 @@ def check_files(files: Sequence[Path], columns: list[str]) -> None:
         except DataError as error:
             complaints += error.complaints
             continue
-        first = first or types
+        if not first:
+            first = types
+            complaints += _not_ids({name: types[name] for name in ids if name in types}, path.name)
         for name, kind in types.items():
             if kind != first[name]:
                 what = f"{printable(path.name)} holds {quoted(name)} as {kind}"
@@ -138,9 +144,21 @@ def check_files(files: Sequence[Path], columns: list[str]) -> None:
         raise DataError(complaints)
 
 
-def _types(path: Path, columns: list[str]) -> dict[str, Any]:
-    """Types of columns; what a dictionary encodes counts as its values.  CSV has none."""
+def _not_ids(types: dict[str, Any], source: str) -> list[Complaint]:
     import pyarrow as pa
+
+    complaints: list[Complaint] = []
+    for name, kind in types.items():
+        if pa.types.is_null(kind):
+            what = f"{printable(name)}: all missing, as the type of the column says"
+            complaints.append(Complaint("E310", what, place(source, name), "fill in the ids"))
+        else:
+            complaints += not_ids(kind, name, source)
+    return complaints
+
+
+def _types(path: Path, columns: list[str]) -> dict[str, Any]:
+    """Types of columns, written out.  CSV has none."""
     import pyarrow.parquet as pq
 
     with system_errors(path):
@@ -150,8 +168,7 @@ def _types(path: Path, columns: list[str]) -> dict[str, Any]:
         with parquet_errors(path), pq.ParquetFile(path) as file:
             schema = file.schema_arrow
     refuse_names(schema.names, columns, path.name)
-    kinds = {name: schema.field(name).type for name in columns}
-    return {name: kind.value_type if pa.types.is_dictionary(kind) else kind for name, kind in kinds.items()}
+    return {name: plain_type(schema.field(name).type) for name in columns}
 
 
 def parquet_rows(files: Sequence[Path]) -> int | None:

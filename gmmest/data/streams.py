@@ -20,6 +20,7 @@ from gmmest.data.readers import (
     malformed,
     opened_csv,
     parquet_errors,
+    plain_type,
     system_errors,
     typed,
     with_whole_ids,
@@ -202,8 +203,7 @@ def _parquet_batches(path: Path, columns: list[str], rows: int, limit: int) -> I
 def _is_texts(kind: Any) -> bool:
     import pyarrow as pa
 
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+    kind = plain_type(kind)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 

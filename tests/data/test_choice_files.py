@@ -381,6 +381,42 @@ def test_files_that_do_not_agree_are_refused_by_name(tmp_path: Path) -> None:
         find_files([folder / "part-0.parquet"] * 2)
 
 
+@pytest.mark.parametrize("column", ["id", "mode", "town"])
+@pytest.mark.parametrize(
+    ("ids", "code"),
+    [
+        (pa.array([[1], [2]]), "E312"),
+        (pa.array([{"a": 1}, {"a": 2}]), "E312"),
+        (pa.array([1.0, 2.0]), "E312"),
+        (pa.array([True, False]), "E312"),
+        (pa.nulls(2), "E310"),
+    ],
+    ids=["lists", "structs", "floats", "booleans", "nothing"],
+)
+def test_what_is_no_id_is_refused_by_its_type_as_in_memory(
+    tmp_path: Path, column: str, ids: pa.Array, code: str
+) -> None:
+    table = rows(10)
+    some = ids.take(pa.array(np.arange(table.num_rows) % 2))
+    table = table.set_column(table.schema.get_field_index(column), column, some)
+    roles = {**ROLES, "cluster": "town"}
+    files = ChoiceFiles(write(tmp_path / "data", [table]), **roles)
+    with pytest.raises(DataError, match=f"^{code} {column}"):
+        files.store(MODEL._design())
+    with pytest.raises(DataError, match=f"{code} {column}"):
+        MODEL.sample(ChoiceData.from_frame(table, **roles))
+
+
+def test_text_that_is_kept_as_views_is_text(tmp_path: Path) -> None:
+    table = rows(30)
+    text = table["id"].cast(pa.string())
+    table = table.set_column(0, "id", text)
+    views = table.set_column(0, "id", text.cast(pa.string_view()))
+    views = views.set_column(1, "mode", views["mode"].cast(pa.string_view()))
+    files = ChoiceFiles(write(tmp_path / "data", [views.slice(0, 31), table.slice(31)]), **ROLES)
+    same_sample(files, ChoiceData.from_frame(table, **ROLES), MODEL)
+
+
 def convert_ids_and_choices(path: Path, store: Path, memory: int) -> None:
     """The conversion of a file of two columns under a limit on memory that the door would not let through."""
     columns = ChoiceFiles(path, case="id", chosen="took").columns
