@@ -98,7 +98,9 @@ _set = click.option(
 @click.option("--workers", type=click.IntRange(min=1), help="Threads or processes; by default one a core.")
 @_set
 @click.option(
-    "--memory", metavar="SIZE", help="Keep data in files, and under this limit, as in --memory 2GB."
+    "--memory",
+    metavar="SIZE",
+    help="Keep data in files, and what this process holds under a limit, as in --memory 2GB.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option(

@@ -60,8 +60,8 @@ class ChoiceFiles:
     case, chosen, alternative, on_bad_sets, missing, weight, frequency, cluster, time
         As in :meth:`.ChoiceData.from_frame`.  In CSV ids are text, as written.
     memory : str or int, optional
-        What this process may hold in all while files are converted, ``"2GB"`` or bytes; by default 1 GB more
-        than it holds.
+        What this process may hold in all, ``"2GB"`` or bytes; by default 1 GB more than it holds while files are
+        converted, and as much as a fit needs.
     cache : path, optional
         Folder of stores; by default ``.gmmest-cache`` beside the data.
     verify : bool

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from gmmest.errors import Complaint, ConfigError, not_whole
 from gmmest.execution.serial import Executor, Serial, cores
 
-__all__ = ["EXECUTORS", "Threads", "afterwards", "as_executor", "opened"]
+__all__ = ["EXECUTORS", "Threads", "afterwards", "as_executor", "at_once", "opened"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -105,3 +105,15 @@ def afterwards(executor: Any) -> Executor:
     """What maps when a fit is over: the executor if it is up, else threads in place of workers that are gone."""
     ready = as_executor(executor)
     return Threads() if getattr(ready, "closed", False) else ready
+
+
+def at_once(executor: Any) -> int:
+    """Items that this process works on at the same time; those of other processes do not count.
+
+    Examples
+    --------
+    >>> at_once("serial"), at_once(Threads(3))
+    (1, 3)
+    """
+    ready = as_executor(executor)
+    return (ready.workers or cores()) if isinstance(ready, Threads) else 1

@@ -15,13 +15,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gmmest.data.choice_files import ChoiceFiles
 from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend, as_backend
 from gmmest.errors import Complaint, ConfigError, not_among, not_whole, printable, some
 from gmmest.execution.journal import Journal, surroundings, versions
 from gmmest.execution.passes import Passes
 from gmmest.execution.serial import Executor, cores, single_blas_thread
-from gmmest.execution.threads import as_executor, opened
+from gmmest.execution.threads import as_executor, at_once, opened
 from gmmest.gmm.corrected import COVARIANCES, CovarianceName
 from gmmest.gmm.covariance_options import CovarianceOptions, Estimator
 from gmmest.gmm.cue import second_moments
@@ -31,6 +32,7 @@ from gmmest.gmm.moments import Moments
 from gmmest.gmm.optimize import OPTIMIZERS
 from gmmest.gmm.parameters import Bounds, Parameters, Sampled, sampled
 from gmmest.gmm.results import GMMResults
+from gmmest.gmm.room import require_fit_room
 from gmmest.gmm.steps import CURVATURE_STEP, Fitted, Plan, fit_steps
 from gmmest.models.sample import MomentModel, Sample, Start
 
@@ -208,7 +210,8 @@ class GMMEstimator:
         DataError, IdentificationError
             The data cannot be used, or cannot identify the parameters.
         EstimationError
-            The moments are not finite at the start.
+            The moments are not finite at the start.  E434: the fit would hold more than the limit on memory that
+            came with data in files.
         FileError
             E501, E505, E506, E507, E509: the journal, see :class:`.journal.Journal`.
         """
@@ -216,6 +219,8 @@ class GMMEstimator:
         with single_blas_thread(), opened(self.executor) as executor:
             problem = self.sampled()
             whole, parameters, limits = problem.whole, problem.parameters, problem.limits
+            context, threads = self._context(whole), at_once(self.executor)
+            require_fit_room(context, self.covariance_options, self.steps, self.se, threads)
             first = problem.start(start)
             moving: list[Moments] = []
             with _kept(journal, lambda: self._must_agree(whole, first)) as passes:
@@ -265,7 +270,7 @@ class GMMEstimator:
                 *getattr(executor, "notes", ()),
             ),
             manifest=_manifest(whole, _named(self.executor)),
-            context=self._context(whole),
+            context=context,
             parameters=parameters,
         )
         return results if self.se == "sandwich" else results.with_cov(self.se)
@@ -332,6 +337,7 @@ class GMMEstimator:
             self.executor,
             self.optimizer,
             self.maxiter,
+            self.data.memory if isinstance(self.data, ChoiceFiles) else None,
         )
 
     def _settings(self, grad: str) -> Settings:

@@ -89,6 +89,8 @@ class Context:
     executor : str or Executor
     optimizer : str
     maxiter : int, optional
+    memory : int, optional
+        Bytes that the process may hold in all.
     """
 
     model: MomentModel
@@ -98,6 +100,7 @@ class Context:
     executor: str | Executor
     optimizer: str
     maxiter: int | None
+    memory: int | None = None
 
     def moments(self) -> Moments:
         """Moments with derivatives, as the fit had them; on threads where its workers are gone."""

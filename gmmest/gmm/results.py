@@ -15,6 +15,7 @@ from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend
 from gmmest.errors import Complaint, ConfigError, EstimationError, not_among, printable
 from gmmest.execution.serial import Executor, single_blas_thread
+from gmmest.execution.threads import afterwards, at_once
 from gmmest.gmm.audit import Audit, audit
 from gmmest.gmm.bootstrap import bootstrap
 from gmmest.gmm.certificate import Certificate
@@ -33,6 +34,7 @@ from gmmest.gmm.json_text import finite, finite_by_name, json_text
 from gmmest.gmm.kernels import Bandwidth, Kernel
 from gmmest.gmm.parameters import Parameters
 from gmmest.gmm.resampling import Multipliers
+from gmmest.gmm.room import require_draws_room, require_fit_room
 from gmmest.gmm.specification import SpecificationTest, c_test, distance_test, lm_test
 from gmmest.gmm.weak import ConfidenceSet, KTest, Nuisance, Statistic, STest, confidence_set, k_test, s_test
 from gmmest.gmm.weighting import require_efficient
@@ -221,6 +223,7 @@ class GMMResults:
             small_sample=small_sample,
         )
         fit = self._of_free()
+        require_fit_room(fit.context, options, self.settings.steps, kind, at_once(fit.context.executor))
         with single_blas_thread():
             steps, initial = self.settings.steps, self.settings.initial
             found = with_covariance(fit.context, fit.estimate, kind, options, steps, initial)
@@ -352,6 +355,9 @@ class GMMResults:
         if not self.verified:
             what = f"a bootstrap would repeat an estimate that is not one: {self.verdict()}"
             raise EstimationError(Complaint("E440", what, next="a fit that is verified"))
+        context = present(self.context)
+        mapping = afterwards(context.executor) if executor is None else executor
+        require_draws_room(context, kind, self.settings.steps, at_once(mapping))
         return bootstrap(self._of_free(), self.parameters, self.settings, options, executor, watch)
 
     def explain_difference(self, program: str) -> Explanation:
