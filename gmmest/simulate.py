@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from gmmest.data.choice_data import ChoiceData
 from gmmest.data.memory import in_words
-from gmmest.data.on_disk import beside
+from gmmest.data.on_disk import workplace
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError, FileError, printable
 
@@ -188,24 +189,22 @@ def _pair(alternatives: int | tuple[int, int]) -> tuple[int, int]:
 def _write(target: Path, sizes: _Sizes, progress: Callable[[int, int], None] | None) -> None:
     """The folder, whole or not at all."""
     needed = int(8 * sizes.sets * sizes.rows_per_set * (sizes.moments + 0.5))
-    scratch = beside(target)
     try:
-        scratch.mkdir(parents=True)
-        free = shutil.disk_usage(scratch).free
-        if free < needed:
-            raise OSError(0, f"{in_words(free)} are free")
-        _write_parts(scratch / "data", sizes, progress)
-        (scratch / "job.yaml").write_text(_job(sizes), encoding="utf-8")
-        said = {**asdict(sizes), "theta": sizes.theta().tolist()}
-        (scratch / "simulated.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.rename(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with workplace(target, f".{glob.escape(target.name)}.*.tmp") as scratch:
+            free = shutil.disk_usage(scratch).free
+            if free < needed:
+                raise OSError(0, f"{in_words(free)} are free")
+            _write_parts(scratch / "data", sizes, progress)
+            (scratch / "job.yaml").write_text(_job(sizes), encoding="utf-8")
+            said = {**asdict(sizes), "theta": sizes.theta().tolist()}
+            (scratch / "simulated.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+            if target.exists():
+                shutil.rmtree(target)
+            scratch.rename(target)
     except OSError as error:
         what = f"cannot write: {error.strerror or error}; the files take about {in_words(needed)}"
         raise FileError(Complaint("E501", what, printable(target), "free space, or another --out")) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _refuse_replacing(target: Path, force: bool) -> None:

@@ -13,7 +13,7 @@ import click
 
 __all__ = ["cli", "main"]
 
-BAD_INPUT, NOT_VERIFIED, ENVIRONMENT, INTERRUPTED = 2, 3, 4, 130
+BAD_INPUT, NOT_VERIFIED, ENVIRONMENT, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 143
 
 GRADS = ("auto", "analytic", "forward", "jax", "jax-forward", "complex", "fd", "fd-central")
 EXECUTORS = ("serial", "threads", "dask")
@@ -26,10 +26,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> int:
     from gmmest.errors import ExecutionError, FileError, GmmestError
-    from gmmest_cli.runs import Interrupted
+    from gmmest_cli.runs import Interrupted, Terminated, terminable
 
     try:
-        code = cli.main(args=arguments, standalone_mode=False)
+        with terminable():
+            code = cli.main(args=arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except Interrupted as stop:
         click.echo(str(stop), err=True)
@@ -37,6 +38,9 @@ def _run(arguments: list[str] | None) -> int:
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         return INTERRUPTED
+    except Terminated:
+        click.echo("terminated", err=True)
+        return TERMINATED
     except click.ClickException as error:
         error.show()
         return BAD_INPUT
@@ -259,7 +263,8 @@ def bootstrap(
     from gmmest.config.build import fit as fit_config
 
     folder: Any = nullcontext() if out is None else runs.drawn(Path(out))
-    with folder as draws:
+    kept = "the same command with --resume goes on" if out else "nothing was kept, as there is no --out"
+    with runs.told(kept), folder as draws:
         with show.progress() as watch:
             result = fit_config(settings, watch.passed, watch.converted)
         if not result.verified:
@@ -292,7 +297,7 @@ def simulate(config: str | None, out: str, force: bool, **sizes: str | None) -> 
     job.yaml, a configuration that fits the files, and simulated.json, with what was planted.
     """
     from gmmest.config import load, loads
-    from gmmest_cli import show
+    from gmmest_cli import runs, show
 
     given = {key: value for key, value in sizes.items() if value is not None}
     if config is None:
@@ -308,7 +313,7 @@ def simulate(config: str | None, out: str, force: bool, **sizes: str | None) -> 
         raise click.UsageError("CONFIG has no data.simulate: give --sets and the other sizes instead")
     from gmmest.simulate import simulate_files
 
-    with show.progress() as watch:
+    with runs.told("nothing was kept"), show.progress() as watch:
         simulate_files(out, **dict(wanted), force=force, progress=watch.drawn)
     click.echo(
         f"{wanted.sets:,} choice sets in {out}; fit them with  gmmest fit {os.path.join(out, 'job.yaml')}"

@@ -30,7 +30,18 @@ from gmmest.errors import Complaint, FileError, printable, some
 if TYPE_CHECKING:
     from gmmest.config import Config
 
-__all__ = ["Interrupted", "Run", "begun", "drawn", "resumed", "settings_of", "stoppable"]
+__all__ = [
+    "Interrupted",
+    "Run",
+    "Terminated",
+    "begun",
+    "drawn",
+    "resumed",
+    "settings_of",
+    "stoppable",
+    "terminable",
+    "told",
+]
 
 SETTINGS, MANIFEST, JOURNAL, RESULTS = (
     "config.json",
@@ -256,13 +267,43 @@ class Interrupted(Exception):  # noqa: N818  it is no error
         self.code = code
 
 
-class _Terminated(BaseException):
+class Terminated(BaseException):
     """SIGTERM, as KeyboardInterrupt is SIGINT: nothing may take it for an error and go on."""
 
 
 @contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises :class:`Terminated` inside, so that locks and unfinished folders are removed on the way out."""
+
+    def terminate(_signal: int, _frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may say what signals do
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _code_of(stop: BaseException) -> int:
+    return 130 if isinstance(stop, KeyboardInterrupt) else 143
+
+
+@contextmanager
+def told(advice: str) -> Iterator[None]:
+    """SIGINT and, inside :func:`terminable`, SIGTERM end what is inside with a message of what to do."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        raise Interrupted(f"interrupted; {advice}", _code_of(stop)) from None
+
+
+@contextmanager
 def stoppable(run: Run | None, at: Callable[[], int]) -> Iterator[None]:
-    """SIGINT and SIGTERM end what is inside with a message of where it stood.
+    """SIGINT and, inside :func:`terminable`, SIGTERM end what is inside with a message of where it stood.
 
     Parameters
     ----------
@@ -277,19 +318,12 @@ def stoppable(run: Run | None, at: Callable[[], int]) -> Iterator[None]:
     FileError
         E501 with the command that goes on when there is room.
     """
-
-    def terminate(_signal: int, _frame: object) -> None:
-        raise _Terminated
-
-    ours = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, terminate) if ours else None
     try:
         yield
-    except (KeyboardInterrupt, _Terminated) as stop:
+    except (KeyboardInterrupt, Terminated) as stop:
         where = f"at evaluation {at():,}" if at() else "before the first evaluation"
         advice = "nothing was kept, as there is no --out" if run is None else f"resume with: {run.resume}"
-        code = 130 if isinstance(stop, KeyboardInterrupt) else 143
-        raise Interrupted(f"interrupted {where}; {advice}", code) from None
+        raise Interrupted(f"interrupted {where}; {advice}", _code_of(stop)) from None
     except FileError as error:
         if run is None or error.codes != ("E501",):
             raise
@@ -297,6 +331,3 @@ def stoppable(run: Run | None, at: Callable[[], int]) -> Iterator[None]:
         raise FileError(
             Complaint(full.code, full.what, full.where, f"free space, then  {run.resume}")
         ) from error
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, before)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["beside", "lock", "sync_folder"]
+__all__ = ["beside", "lock", "sync_folder", "workplace"]
+
+LOCK, MADE = "lock", "made"
+"""In a workplace: what its process holds, and what will be renamed."""
 
 
 def beside(path: Path) -> Path:
@@ -35,6 +42,51 @@ def lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def workplace(target: Path, abandoned: str) -> Iterator[Path]:
+    """A folder that may become the target by a rename, in a hidden one beside it that is gone at the end.
+
+    Parameters
+    ----------
+    target : Path
+        Its folder exists.
+    abandoned : str
+        Pattern of names beside the target: workplaces whose process is gone, on whichever machine it ran, are
+        deleted first.
+
+    Raises
+    ------
+    OSError
+    """
+    for path in target.parent.glob(abandoned):
+        _forget_abandoned(path)
+    own, held = beside(target), -1
+    try:
+        own.mkdir()
+        held = os.open(own / LOCK, os.O_RDWR | os.O_CREAT)
+        with contextlib.suppress(OSError):  # without locks nobody deletes what is abandoned
+            lock(held)
+        (own / MADE).mkdir()  # after the lock, see _forget_abandoned
+        yield own / MADE
+    finally:
+        if held >= 0:
+            os.close(held)
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _forget_abandoned(path: Path) -> None:
+    # What is made comes after the lock: a folder without it may be one that is about to take its lock.
+    if not (path / MADE).is_dir():
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path / LOCK, os.O_RDWR)
+        try:
+            if lock(descriptor):
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

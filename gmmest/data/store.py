@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gmmest.data.block import Block
 from gmmest.data.memory import in_words
 from gmmest.data.observations import Clusters, Observations
-from gmmest.data.on_disk import beside, lock, sync_folder
+from gmmest.data.on_disk import beside, sync_folder, workplace
 from gmmest.data.source_files import SourceFile
 from gmmest.errors import Complaint, FileError, printable
 
@@ -35,7 +35,6 @@ FORMAT = 1
 
 PAGE = 1 << 22  # bytes under one checksum
 MANIFEST = "manifest.json"
-LOCK, ARRAYS = "lock", "arrays"  # in the folder of a store in the making
 ADVICE = "delete this folder; the data are converted again by the next fit"
 
 
@@ -121,27 +120,21 @@ class StoreWriter:
 
     def __init__(self, folder: Path, needed: int | None = None) -> None:
         self.folder = folder
-        self._own = beside(folder)
-        self.scratch = self._own / ARRAYS
-        self._lock = -1
+        self.scratch = folder  # until there is another
+        self._ending = contextlib.ExitStack()
         self._needed = needed
         self._growing: dict[str, _Growing] = {}
 
     def __enter__(self) -> Self:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            _forget_abandoned(self.folder.parent)
-            self._own.mkdir()
-            self._lock = os.open(self._own / LOCK, os.O_RDWR | os.O_CREAT)
-            with contextlib.suppress(OSError):  # without locks nobody deletes what is abandoned
-                lock(self._lock)
-            self.scratch.mkdir()  # after the lock, see _forget_abandoned
+            self.scratch = self._ending.enter_context(workplace(self.folder, ".*.tmp"))
             free = shutil.disk_usage(self.scratch).free
         except OSError as error:
-            self._leave()
+            self._ending.close()
             raise self._refusal(error.strerror or str(error)) from error
         if self._needed is not None and free < self._needed:
-            self._leave()
+            self._ending.close()
             raise self._refusal(f"{in_words(free)} are free")
         return self
 
@@ -151,14 +144,9 @@ class StoreWriter:
         for growing in self._growing.values():
             with contextlib.suppress(OSError):  # what is in its buffer has no room either
                 growing.file.close()
-        self._leave()
+        self._ending.close()
         if isinstance(error, OSError) and not isinstance(error, FileError):
             raise self._refusal(error.strerror or str(error)) from error
-
-    def _leave(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-        shutil.rmtree(self._own, ignore_errors=True)
 
     def append(self, name: str, piece: NDArray[Any]) -> None:
         """Put rows at the end of an array."""
@@ -261,21 +249,6 @@ def _write_synced(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _forget_abandoned(cache: Path) -> None:
-    """Delete what conversions left behind that hold no lock any more, on whichever machine they ran."""
-    for path in cache.glob(".*.tmp"):
-        # Arrays come after the lock: a folder without them may be one that is about to take its lock.
-        if not (path / ARRAYS).is_dir():
-            continue
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path / LOCK, os.O_RDWR)
-            try:
-                if lock(descriptor):
-                    shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(descriptor)
 
 
 # --- reading -----------------------------------------------------------------------------------

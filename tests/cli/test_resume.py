@@ -147,6 +147,69 @@ def test_without_a_folder_a_signal_is_told_too(slow: Path) -> None:
     ), err
 
 
+SIZES = ["--alternatives", "3", "--features", "2", "--seed", "1"]
+
+
+def until(process: subprocess.Popen[str], path: Path, pattern: str) -> None:
+    patience = time.monotonic() + 60
+    while not list(path.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < patience
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)], ids=["INT", "TERM"]
+)
+@pytest.mark.parametrize(
+    ("arguments", "sign", "left", "advice"),
+    [
+        (
+            ["simulate", "--out", "drawn", *SIZES, "--sets", "50000000"],
+            ".drawn.*/made/data",
+            [],
+            "nothing was kept",
+        ),
+        (
+            ["bootstrap", "job.yaml", "--replications", "10000000", "--out", "drawn"],
+            "drawn/draws.journal",
+            ["drawn", "drawn/draws.journal"],
+            "the same command with --resume goes on",
+        ),
+    ],
+    ids=["simulate", "bootstrap"],
+)
+def test_a_signal_ends_every_command_with_a_word_and_without_locks_or_scratch(
+    tmp_path: Path, number: int, code: int, arguments: list[str], sign: str, left: list[str], advice: str
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(SLOW.replace("4000", "400").partition("estimation")[0])
+    command = [sys.executable, "-m", "gmmest_cli", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        until(process, tmp_path, sign)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (code, "", f"interrupted; {advice}\n")
+    job.unlink()
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == left
+
+
+def test_what_a_killed_simulation_left_is_removed_by_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["simulate", "--out", str(tmp_path / "drawn"), *SIZES, "--sets"]
+    with subprocess.Popen([sys.executable, "-m", "gmmest_cli", *arguments, "50000000"]) as process:
+        until(process, tmp_path, ".drawn.*/made/data")
+        (tmp_path / ".drawn.other.tmp").mkdir()  # not ours
+        assert run(capsys, *arguments, "50")[0] == 0
+        assert len(list(tmp_path.glob(".drawn.*"))) == 2, "that of a process at work stays"
+        process.kill()
+    assert run(capsys, *arguments, "50", "--force")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".drawn.other.tmp", "drawn"]
+
+
 # --- no room -----------------------------------------------------------------------------------------
 
 
