@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from gmmest.data.source_files import (
     refuse_changed,
     state,
 )
-from gmmest.data.store import FORMAT, Manifest, Store, open_store, read_manifest, restamp
+from gmmest.data.store import FORMAT, Manifest, Store, open_store, read_manifest, remove, restamp
 from gmmest.data.streams import cell_types
 from gmmest.errors import Complaint, ConfigError, FileError
 
@@ -256,4 +255,4 @@ def _forget_older(folder: Path, key: str, target: Path, sources: list[SourceFile
     for found in folder.glob(f"{key[:16]}-*"):
         with contextlib.suppress(FileError):
             if found != target and [source.name for source in read_manifest(found).sources] == names:
-                shutil.rmtree(found, ignore_errors=True)
+                remove(found)

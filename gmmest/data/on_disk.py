@@ -45,14 +45,14 @@ def lock(descriptor: int) -> bool:
 
 
 @contextmanager
-def workplace(target: Path, abandoned: str) -> Iterator[Path]:
+def workplace(target: Path, abandoned: str | None = None) -> Iterator[Path]:
     """A folder that may become the target by a rename, in a hidden one beside it that is gone at the end.
 
     Parameters
     ----------
     target : Path
         Its folder exists.
-    abandoned : str
+    abandoned : str, optional
         Pattern of names beside the target: workplaces whose process is gone, on whichever machine it ran, are
         deleted first.
 
@@ -60,7 +60,7 @@ def workplace(target: Path, abandoned: str) -> Iterator[Path]:
     ------
     OSError
     """
-    for path in target.parent.glob(abandoned):
+    for path in () if abandoned is None else target.parent.glob(abandoned):
         _forget_abandoned(path)
     own, held = beside(target), -1
     try:

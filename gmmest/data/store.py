@@ -28,7 +28,7 @@ from gmmest.data.on_disk import beside, sync_folder, workplace
 from gmmest.data.source_files import SourceFile
 from gmmest.errors import Complaint, FileError, printable
 
-__all__ = ["FORMAT", "Manifest", "Store", "StoreWriter", "open_store", "read_manifest", "restamp"]
+__all__ = ["FORMAT", "Manifest", "Store", "StoreWriter", "open_store", "read_manifest", "remove", "restamp"]
 
 FORMAT = 1
 """Changes when what is in a store does; stores of another format are not looked at."""
@@ -181,6 +181,8 @@ class StoreWriter:
                 path.unlink()
         _write_synced(self.scratch / MANIFEST, replace(manifest, arrays=arrays).text())
         sync_folder(self.scratch)
+        if self.folder.is_dir() and not (self.folder / MANIFEST).is_file():
+            remove(self.folder)  # no store, whatever it was
         try:
             self.scratch.rename(self.folder)
         except OSError:
@@ -242,6 +244,12 @@ def restamp(folder: Path, manifest: Manifest) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Delete a store, where that is allowed; its name goes first, so that nobody finds half of one."""
+    with contextlib.suppress(OSError), workplace(folder) as away:
+        folder.rename(away / folder.name)
 
 
 def _write_synced(path: Path, text: str) -> None:

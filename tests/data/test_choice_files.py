@@ -570,6 +570,17 @@ def test_a_rewriting_that_does_not_show_in_the_times_of_a_young_file_is_seen(
     assert not list((tmp_path / ".gmmest-cache").iterdir())
 
 
+def test_a_folder_without_a_manifest_is_no_store_and_makes_room_for_one(tmp_path: Path) -> None:
+    files = ChoiceFiles(write(tmp_path / "data", [rows(20)]), **ROLES)
+    made = files.store(MODEL._design()).folder
+    before = stored_bytes(made)
+    (made / "manifest.json").unlink()
+    (made / "features.bin").write_bytes(b"half of it")
+    assert files.store(MODEL._design()).folder == made
+    assert stored_bytes(made) == before
+    assert [path.name for path in made.parent.iterdir()] == [made.name]
+
+
 def test_any_flipped_bit_of_a_store_is_seen_and_named(tmp_path: Path) -> None:
     files = ChoiceFiles(write(tmp_path / "data", [rows(300)]), **ROLES, **EVERYTHING)
     store = files.store(INSTRUMENTED._design()).folder
