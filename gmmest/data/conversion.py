@@ -28,7 +28,7 @@ from gmmest.data.readers import empty
 from gmmest.data.set_keys import Repeats, all_differ, appearance, keys_of, repeats
 from gmmest.data.set_roles import read_time
 from gmmest.data.store import Manifest, StoreWriter
-from gmmest.data.streams import CellTypes, FilePiece, pieces, run_starts, whole_sets
+from gmmest.data.streams import CellTypes, FilePiece, pieces, refuse_large_groups, run_starts, whole_sets
 from gmmest.errors import Complaint, DataError, plural, printable
 
 __all__ = ["Design", "Progress", "convert"]
@@ -107,7 +107,8 @@ def convert(
     width = 8 * (3 * len(types.numbers) + 8 * len(types.text) + 2 * _numbers_in_row(design) + 8)
     rows = rows_per_piece or max(1, min(LARGEST_PIECE, memory // (SHARE * width)))
     most = memory // (4 * width)
-    needed = None if n_rows is None else 8 * n_rows * (_numbers_in_row(design) + 1)
+    refuse_large_groups(files, types.columns, memory)
+    needed = None if n_rows is None else _room(n_rows, columns, design)
     with StoreWriter(target, needed) as writer:
         whole = _Whole(writer, columns, design, str(files[0].name) if len(files) == 1 else _together(files))
         done = 0
@@ -126,6 +127,15 @@ def convert(
             confirm()
         whole.refuse(files, rows, most, memory)
         writer.finish(whole.described(manifest, memory))
+
+
+def _room(n_rows: int, columns: ChoiceColumns, design: Design) -> int:
+    """Bytes of the store while it is made, if sets have two rows: more rows in a set take less."""
+    weights = sum(name is not None for name in (columns.weight, columns.frequency))
+    in_row = _numbers_in_row(design) + 1 + (weights > 0) + (columns.frequency is not None)
+    # offsets, keys of ids; of each cluster the keys, the codes, and what finds these
+    in_set = 1 + 2 + weights + 5 * len(as_names(columns.cluster))
+    return 8 * (n_rows * in_row + n_rows // 2 * in_set)
 
 
 def _numbers_in_row(design: Design) -> int:

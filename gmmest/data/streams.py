@@ -27,9 +27,19 @@ from gmmest.data.readers import (
 )
 from gmmest.errors import Complaint, DataError, FileError, plural, printable
 
-__all__ = ["CellTypes", "FilePiece", "cell_types", "pieces", "run_starts", "types_of", "whole_sets"]
+__all__ = [
+    "CellTypes",
+    "FilePiece",
+    "cell_types",
+    "pieces",
+    "refuse_large_groups",
+    "run_starts",
+    "types_of",
+    "whole_sets",
+]
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 16, 1 << 24  # bytes of a CSV file that are parsed together
+SHOWN = 5  # files in one refusal, before the rest is counted
 TEXT_SHARE = 32  # of the limit, what the text of a piece takes at most: it is copied on its way to codes
 
 
@@ -122,14 +132,14 @@ def pieces(
     types : CellTypes
     rows : int
     limit : int
-        Bytes of memory that the decoded columns of a row group, or a piece of text, may take.
+        Bytes of memory that a piece of text may take.
     refuse : callable, optional
         Gets what is wrong with cells; the pieces that hold them are left out.  By default it is raised.
 
     Raises
     ------
     DataError, FileError
-        Those of :func:`.read_frame`; E504: a row group, or cells, larger than the limit.
+        Those of :func:`.read_frame`; E504: cells, larger than the limit.
     """
     csv = path.suffix.lower() == ".csv"
     columns, done = types.columns, 0
@@ -175,7 +185,6 @@ def _parquet_batches(path: Path, columns: list[str], rows: int, limit: int) -> I
     with parquet_errors(path), pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         text = [name for name in columns if _is_texts(schema.field(name).type)]
-        _refuse_large_groups(path, file.metadata, schema, columns, limit)
     with (
         parquet_errors(path),
         pq.ParquetFile(
@@ -207,9 +216,50 @@ def _is_texts(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _refuse_large_groups(path: Path, metadata: Any, schema: Any, columns: list[str], limit: int) -> None:
-    """Refuse row groups by what the file says of them, before they are read (E504)."""
+def refuse_large_groups(files: Sequence[Path], columns: list[str], limit: int) -> None:
+    """Refuse row groups of Parquet files by what the files say of them, before any is read (E504).
+
+    Parameters
+    ----------
+    files : sequence of Path
+    columns : list of str
+    limit : int
+        Bytes of memory that the decoded columns of a row group may take.
+    """
+    import pyarrow.parquet as pq
+
+    complaints = []
+    for path in files:
+        if path.suffix.lower() == ".csv":
+            continue
+        with system_errors(path), parquet_errors(path), pq.ParquetFile(path) as file:
+            large = _largest_group(file.metadata, file.schema_arrow, columns)
+            rows = file.metadata.row_group(large.number).num_rows if large.size > limit else 0
+            count = file.metadata.num_row_groups
+        if large.size > limit:
+            what = (
+                f"{printable(path.name)}: row group {large.number + 1} of {count} takes"
+                f" {in_words(large.size)} decoded ({plural(rows, 'row')}); {in_words(limit)} are free for it"
+            )
+            advice = "write the file with smaller row groups, or give more with  memory"
+            complaints.append(Complaint("E504", what, printable(path), advice))
+    if complaints:
+        rest = len(complaints) - SHOWN
+        more = [Complaint("E504", f"{plural(rest, 'more file')} with such row groups")] if rest > 0 else []
+        raise FileError([*complaints[:SHOWN], *more])
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A row group, by its number, and the bytes of some of its columns when decoded."""
+
+    number: int
+    size: int
+
+
+def _largest_group(metadata: Any, schema: Any, columns: list[str]) -> _Group:
     places = {metadata.schema.column(j).path: j for j in range(metadata.num_columns)}
+    largest = _Group(0, 0)
     for g in range(metadata.num_row_groups):
         group = metadata.row_group(g)
         size = 0
@@ -219,13 +269,9 @@ def _refuse_large_groups(path: Path, metadata: Any, schema: Any, columns: list[s
             width = kind.bit_width / 8 if _fixed(kind) else 8
             inside = group.column(places[name]).total_uncompressed_size if name in places else 0
             size += max(int(width * group.num_rows), inside)
-        if size > limit:
-            what = (
-                f"{printable(path.name)}: row group {g + 1} of {metadata.num_row_groups} takes"
-                f" {in_words(size)} decoded ({plural(group.num_rows, 'row')}); {in_words(limit)} are free for it"
-            )
-            advice = "write the file with smaller row groups, or give more with  memory"
-            raise FileError(Complaint("E504", what, printable(path), advice))
+        if size > largest.size:
+            largest = _Group(g, size)
+    return largest
 
 
 def _fixed(kind: Any) -> bool:

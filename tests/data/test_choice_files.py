@@ -23,7 +23,7 @@ import gmmest as gm
 from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.choice_data import ChoiceData
 from gmmest.data.choice_files import ChoiceFiles
-from gmmest.data.conversion import convert
+from gmmest.data.conversion import _room, convert
 from gmmest.data.readers import read_frame
 from gmmest.data.source_files import State, find_files, parquet_rows
 from gmmest.data.store import PAGE, Manifest, StoreWriter, open_store, read_manifest
@@ -436,6 +436,56 @@ def test_a_row_group_larger_than_memory_is_refused_unread(tmp_path: Path) -> Non
     assert path.stat().st_size < 200_000
     with pytest.raises(FileError, match=r"E504 bomb.parquet: row group 1 of 1 takes 160 MB decoded"):
         convert_ids_and_choices(path, tmp_path / "store", memory=150_000_000)
+
+
+def test_all_row_groups_are_looked_at_before_any_is_read(tmp_path: Path) -> None:
+    table = pa.table({"id": np.repeat(np.arange(30_000), 2), "took": np.tile([0, 1], 30_000)})
+    for i in range(3):
+        pq.write_table(table, tmp_path / f"part-{i}.parquet", row_group_size=1000 if i == 0 else 60_000)
+    columns = ChoiceFiles(tmp_path, case="id", chosen="took").columns
+    design = replace(MODEL._design(), columns=(), labels=())
+    found, seen = find_files(tmp_path), []
+    with pytest.raises(FileError) as refused:
+        convert(
+            found,
+            cell_types(columns, ()),
+            columns,
+            design,
+            Manifest("", [], [], [], [], "", []),
+            tmp_path / "cache" / "store",
+            memory=500_000,
+            progress=lambda done, total: seen.append(done),
+        )
+    assert [c.what.partition(":")[0] for c in refused.value.complaints] == [
+        "part-1.parquet",
+        "part-2.parquet",
+    ]
+    assert not seen
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("roles", [{}, {"weight": "w"}, EVERYTHING], ids=["plain", "weight", "everything"])
+def test_the_room_that_is_asked_for_is_what_a_conversion_takes(tmp_path: Path, roles: dict) -> None:
+    n = 40_000
+    two = {"id": np.arange(n) // 2, "mode": np.tile(["bus", "car"], n // 2), "took": np.tile([0, 1], n // 2)}
+    ones = {name: np.ones(n) for name in ("w", "f", "cost", "time")} | {"town": two["id"], "day": two["id"]}
+    path = tmp_path / "d.parquet"
+    pq.write_table(pa.table({**two, **ones}), path)
+    files, most = ChoiceFiles(path, **ROLES, **roles), []
+    design = Logit([Term("cost", only="bus"), "time"])._design()
+
+    def measure() -> None:
+        most.append(sum(file.stat().st_size for file in tmp_path.glob("cache/.*/made/*")))
+
+    arguments = (
+        cell_types(files.columns, design.columns),
+        files.columns,
+        design,
+        Manifest("", *[[]] * 4, "", []),
+    )
+    convert([path], *arguments, tmp_path / "cache" / "store", memory=10**9, n_rows=n, confirm=measure)
+    stored = sum(file.stat().st_size for file in (tmp_path / "cache" / "store").iterdir())
+    assert max(most[0], stored) <= _room(n, files.columns, design) < 1.5 * max(most[0], stored)
 
 
 def test_long_texts_behind_short_codes_are_refused(tmp_path: Path) -> None:
