@@ -83,6 +83,19 @@ def cli() -> None:
     """Generalized method of moments with exact, fast gradients."""
 
 
+class _Folder(click.Path):
+    """A folder; an empty name, which an unset variable of a shell gives, is not the current one."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name as it is."""
+        if not value:
+            self.fail("the name of a folder was expected, and it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 _config = click.argument("config", type=click.Path(dir_okay=False))
 _set = click.option(
     "--set",
@@ -92,26 +105,30 @@ _set = click.option(
     help="Override one setting, as in --set estimation.optimizer=bfgs; may be repeated.",
 )
 
-
-@cli.command()
-@click.argument("config", type=click.Path(dir_okay=False), required=False)
-@click.option("--grad", type=click.Choice(GRADS), help="Derivative backend; overrides the configuration.")
-@click.option(
+_executor = click.option(
     "--executor", type=click.Choice(EXECUTORS), help="Who computes the blocks; overrides the configuration."
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Threads or processes; by default one a core.")
-@_set
-@click.option(
+_workers = click.option(
+    "--workers", type=click.IntRange(min=1), help="Threads or processes; by default one a core."
+)
+_memory = click.option(
     "--memory",
     metavar="SIZE",
     help="Keep data in files, and what this process holds under a limit, as in --memory 2GB.",
 )
+
+
+@cli.command()
+@click.argument("config", type=click.Path(dir_okay=False), required=False)
+@click.option("--grad", type=click.Choice(GRADS), help="Derivative backend; overrides the configuration.")
+@_executor
+@_workers
+@_set
+@_memory
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@click.option(
-    "--out", type=click.Path(file_okay=False), help="Folder for settings, journal of evaluations and results."
-)
+@click.option("--out", type=_Folder(), help="Folder for settings, journal of evaluations and results.")
 @click.option("--force", is_flag=True, help="Let --out replace files of an earlier run.")
-@click.option("--resume", type=click.Path(file_okay=False), help="Go on with the run in this folder.")
+@click.option("--resume", type=_Folder(), help="Go on with the run in this folder.")
 def fit(
     config: str | None,
     grad: str | None,
@@ -137,14 +154,13 @@ def fit(
         raise click.UsageError("--resume goes on in the folder of the run; --out and --force begin another")
     if resume is None and config is None:
         raise click.MissingParameter(param_type="argument", param_hint="'CONFIG'")
-    overrides = (*overrides, *(() if memory is None else (f"data.memory={memory}",)))
     folder: Any = nullcontext()
     if resume is not None:
-        given = _overrides(overrides, grad, executor, workers)
+        given = _overrides(overrides, grad, executor, workers, memory)
         settings = _without_bootstrap(_announced(runs.settings_of(Path(resume), given, config)))
         folder = runs.resumed(Path(resume))
     else:
-        settings = _without_bootstrap(_loaded(str(config), overrides, grad, executor, workers))
+        settings = _without_bootstrap(_loaded(str(config), overrides, grad, executor, workers, memory))
         if out is not None:
             folder = runs.begun(Path(out), settings, force)
     with folder as run:
@@ -235,14 +251,23 @@ def compare(
     help="Random numbers of --kind wild; by default rademacher.",
 )
 @click.option("--recentre/--no-recentre", default=None, help="Recentred moments; by default they are.")
+@_executor
+@_workers
 @_set
+@_memory
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@click.option(
-    "--out", type=click.Path(file_okay=False), help="Folder for bootstrap.json, bootstrap.txt and the draws."
-)
+@click.option("--out", type=_Folder(), help="Folder for bootstrap.json, bootstrap.txt and the draws.")
 @click.option("--resume", is_flag=True, help="Go on with the draws that --out has from a run that was ended.")
 def bootstrap(
-    config: str, overrides: tuple[str, ...], as_json: bool, out: str | None, resume: bool, **options: Any
+    config: str,
+    executor: str | None,
+    workers: int | None,
+    overrides: tuple[str, ...],
+    memory: str | None,
+    as_json: bool,
+    out: str | None,
+    resume: bool,
+    **options: Any,
 ) -> int:
     """Bootstrap the estimate of the model that CONFIG describes, as its section bootstrap says.
 
@@ -258,7 +283,7 @@ def bootstrap(
     if resume and out is None:
         raise click.UsageError("--resume goes on in a folder: --out FOLDER")
     given = [f"bootstrap.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
-    settings = _loaded(config, (*overrides, *given))
+    settings = _loaded(config, (*overrides, *given), None, executor, workers, memory)
     from gmmest.config.build import bootstrap as bootstrap_config
     from gmmest.config.build import fit as fit_config
 
@@ -283,7 +308,7 @@ def bootstrap(
 
 @cli.command()
 @click.argument("config", type=click.Path(dir_okay=False), required=False)
-@click.option("--out", type=click.Path(file_okay=False), required=True, help="Folder for the files; new.")
+@click.option("--out", type=_Folder(), required=True, help="Folder for the files; new.")
 @click.option("--sets", help="Number of choice sets.")
 @click.option("--alternatives", help="Alternatives in each set, as 4, or [2, 6] to draw their number.")
 @click.option("--features", help="Number of features.")
@@ -356,10 +381,11 @@ def _loaded(
     grad: str | None = None,
     executor: str | None = None,
     workers: int | None = None,
+    memory: str | None = None,
 ) -> Any:
     from gmmest.config import load
 
-    return _announced(load(path, _overrides(overrides, grad, executor, workers)))
+    return _announced(load(path, _overrides(overrides, grad, executor, workers, memory)))
 
 
 def _without_bootstrap(settings: Any) -> Any:
@@ -375,8 +401,17 @@ def _announced(settings: Any) -> Any:
 
 
 def _overrides(
-    overrides: tuple[str, ...], grad: str | None, executor: str | None, workers: int | None
+    overrides: tuple[str, ...],
+    grad: str | None,
+    executor: str | None,
+    workers: int | None,
+    memory: str | None,
 ) -> tuple[str, ...]:
     """Those of ``--set``, then those that have an option of their own."""
-    given = {"grad": grad, "executor": executor, "workers": workers}
-    return (*overrides, *(f"estimation.{key}={value}" for key, value in given.items() if value is not None))
+    given = {
+        "data.memory": memory,
+        "estimation.grad": grad,
+        "estimation.executor": executor,
+        "estimation.workers": workers,
+    }
+    return (*overrides, *(f"{key}={value}" for key, value in given.items() if value is not None))

@@ -154,3 +154,23 @@ def test_one_process_at_a_time_works_in_a_folder(capsys: pytest.CaptureFixture[s
     assert list(folder.iterdir()) == []
     assert run(capsys, LOGIT, "--replications", "5", "--out", str(folder))[0] == 0
     assert "lock" not in {path.name for path in folder.iterdir()}
+
+
+def test_who_computes_is_said_as_for_a_fit_and_changes_no_bit(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = []
+    in_files = ("--memory", "4GB", "--set", f"data.cache={tmp_path}")
+    for options in ((), ("--executor", "serial"), ("--workers", "2"), in_files):
+        code, out, err = run(capsys, LOGIT, "--replications", "5", *options, "--json")
+        assert (code, err) == (0, "")
+        found.append(json.loads(out))
+        found[-1].pop("seconds")
+    assert found[1:] == found[:1] * 3
+    assert list(tmp_path.glob("*/features.bin"))
+
+
+@pytest.mark.parametrize("command", ["fit", "bootstrap", "simulate"])
+def test_an_empty_name_is_not_the_current_folder(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert _run([command, LOGIT, "--out", ""]) == 2
+    assert "the name of a folder was expected, and it is empty" in capsys.readouterr().err
