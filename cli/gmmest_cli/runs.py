@@ -71,11 +71,15 @@ class Run:
         return f"gmmest fit --resume {shlex.quote(printable(self.folder))}"
 
     def finish(self, texts: Mapping[str, str]) -> None:
-        """Write the results that are not there yet: those that are can only be the same."""
+        """Write the results that are not there yet: those that are can only be the same, unless they are empty."""
         from gmmest.report.export import write_run
 
-        missing = {name: text for name, text in texts.items() if not (self.folder / name).exists()}
-        write_run(self.folder, missing)
+        missing = {name: text for name, text in texts.items() if not _has_text(self.folder / name)}
+        write_run(self.folder, missing, force=True)
+
+
+def _has_text(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 @contextmanager
@@ -128,6 +132,8 @@ def resumed(folder: Path) -> Iterator[Run]:
     _settled(folder)
     with locked(folder) as taken_over:
         _tell(taken_over)
+        if not (folder / JOURNAL).exists():
+            click.echo("there is no journal in this folder: the fit begins anew", err=True)
         yield Run(folder)
 
 

@@ -412,3 +412,19 @@ def test_links_in_the_folder_are_not_followed(
         assert "E507" in err
     assert victim.read_bytes() == before
     assert os.path.islink(folder / name)
+
+
+def test_an_empty_result_is_written_again_and_a_lost_journal_is_told(
+    travel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(travel, folder)
+    (folder / "result.json").write_bytes(b"")
+    code, _, err = run(capsys, "fit", "--resume", folder)
+    assert (code, answer(folder)) == (VERIFIED, answer(travel))
+    assert "begins anew" not in err
+    (folder / "journal").unlink()
+    code, _, err = run(capsys, "fit", "--resume", folder)
+    assert code == VERIFIED
+    assert err.startswith("there is no journal in this folder: the fit begins anew\nresumed: 0 evaluations")
+    assert answer(folder) == answer(travel)
