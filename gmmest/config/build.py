@@ -24,6 +24,7 @@ from gmmest.data.readers import read_frame, with_whole_ids
 from gmmest.data.source_files import fits_into_memory
 from gmmest.data.streams import types_of
 from gmmest.data.table import Table
+from gmmest.errors import Complaint, FileError, printable
 from gmmest.execution.dask import Dask
 from gmmest.execution.serial import Executor
 from gmmest.execution.threads import Threads
@@ -225,6 +226,9 @@ def _frame(config: Config, text: Sequence[str], numbers: Sequence[str], flags: S
     """The columns that are used, of the file; a column may be a number of the model and an id or a time."""
     source, path = config.data, config.data_path
     assert path is not None  # noqa: S101  the schema wants one of path and simulate
+    if path.is_dir():
+        what = f"{printable(path)} is a folder; a model of kind {config.model.kind} reads one file"
+        raise FileError(Complaint("E510", what, next="put the rows into one file; only logit reads folders"))
     types = types_of(
         text,
         numbers,

@@ -170,9 +170,11 @@ def local_file(path: str | os.PathLike[str]) -> tuple[Path, str]:
         what = f"{printable(local.name)}: only .csv and .parquet files are read"
         raise FileError(Complaint("E510", what, printable(given), "write the table as one of these"))
     if not local.is_file():
-        state = "is a folder" if local.is_dir() else "does not exist"
+        state = (
+            "is a folder" if local.is_dir() else "is no plain file" if local.exists() else "does not exist"
+        )
         near = ""
-        if local.parent.is_dir():
+        if local.parent.is_dir() and not local.exists():
             near = did_you_mean(local.name, [entry.name for entry in local.parent.iterdir()])
         what = f"{printable(given)} {state}{near}"
         raise FileError(Complaint("E511", what, f"looked in {printable(local.parent.absolute())}"))

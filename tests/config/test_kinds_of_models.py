@@ -568,3 +568,11 @@ def test_a_section_without_keys_has_its_defaults() -> None:
     assert config.loads(LINEAR, folder=".").bootstrap is None
     for section in ("bootstrap:", "bootstrap: {}", "bootstrap:\n  # kind: wild"):
         assert config.loads(f"{LINEAR}{section}\n", folder=".").bootstrap == config.BootstrapConfig()
+
+
+@pytest.mark.parametrize("text", [LINEAR, EXPONENTIAL])
+def test_models_of_one_file_say_that_a_folder_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "d").mkdir()
+    given = config.loads(text, folder=tmp_path, name="a.yaml", overrides=["data.path=d"])
+    with pytest.raises(gm.FileError, match=r"E510 .*d is a folder; a model of kind (\w+_iv) reads one file"):
+        build(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -448,3 +449,9 @@ def test_what_is_neither_is_refused(tmp_path, cells, what):
         times(tmp_path, *cells)
     assert caught.value.codes == ("E311",)
     assert caught.value.complaints[0].what.startswith(what)
+
+
+def test_what_is_no_plain_file_is_said_to_be_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ff.csv")
+    with pytest.raises(FileError, match=r"E511 .*ff.csv is no plain file\n  where: looked in"):
+        read_frame(tmp_path / "ff.csv", text=["id"], numbers=[])
