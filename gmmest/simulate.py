@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gmmest.data.choice_data import ChoiceData
 from gmmest.data.memory import in_words
-from gmmest.data.on_disk import workplace
+from gmmest.data.on_disk import remedy, workplace
 from gmmest.derivatives import ops
 from gmmest.errors import Complaint, ConfigError, FileError, printable
 
@@ -204,7 +204,7 @@ def _write(target: Path, sizes: _Sizes, progress: Callable[[int, int], None] | N
             scratch.rename(target)
     except OSError as error:
         what = f"cannot write: {error.strerror or error}; the files take about {in_words(needed)}"
-        raise FileError(Complaint("E501", what, printable(target), "free space, or another --out")) from error
+        raise FileError(Complaint("E501", what, printable(target), remedy(error, "another --out"))) from error
 
 
 def _refuse_replacing(target: Path, force: bool) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["beside", "lock", "sync_folder", "workplace"]
+__all__ = ["beside", "lock", "remedy", "sync_folder", "workplace"]
 
 LOCK, MADE = "lock", "made"
 """In a workplace: what its process holds, and what will be renamed."""
@@ -23,6 +23,12 @@ def beside(path: Path) -> Path:
     Chance and no number of a process: in containers, and on hosts that share a folder, these are the same.
     """
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def remedy(error: OSError, other: str) -> str:
+    """What to do where nothing can be written: free space where there is none, and otherwise the other thing alone."""
+    full = error.errno in (0, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # 0 of our own: too little is free
+    return f"free space, or {other}" if full else other
 
 
 def lock(descriptor: int) -> bool:

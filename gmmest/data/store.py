@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gmmest.data.block import Block
 from gmmest.data.memory import in_words
 from gmmest.data.observations import Clusters, Observations
-from gmmest.data.on_disk import beside, sync_folder, workplace
+from gmmest.data.on_disk import beside, remedy, sync_folder, workplace
 from gmmest.data.source_files import SourceFile
 from gmmest.errors import Complaint, FileError, printable
 
@@ -132,10 +132,10 @@ class StoreWriter:
             free = shutil.disk_usage(self.scratch).free
         except OSError as error:
             self._ending.close()
-            raise self._refusal(error.strerror or str(error)) from error
+            raise self._refusal(error) from error
         if self._needed is not None and free < self._needed:
             self._ending.close()
-            raise self._refusal(f"{in_words(free)} are free")
+            raise self._refusal(OSError(0, f"{in_words(free)} are free"))
         return self
 
     def __exit__(
@@ -146,7 +146,7 @@ class StoreWriter:
                 growing.file.close()
         self._ending.close()
         if isinstance(error, OSError) and not isinstance(error, FileError):
-            raise self._refusal(error.strerror or str(error)) from error
+            raise self._refusal(error) from error
 
     def append(self, name: str, piece: NDArray[Any]) -> None:
         """Put rows at the end of an array."""
@@ -191,10 +191,10 @@ class StoreWriter:
                 raise
         sync_folder(self.folder.parent)
 
-    def _refusal(self, reason: str) -> FileError:
+    def _refusal(self, error: OSError) -> FileError:
         room = "" if self._needed is None else f"; it takes about {in_words(self._needed)}"
-        what = f"cannot write the store of converted data: {reason}{room}"
-        advice = "free space, or name another folder for it with  cache"
+        what = f"cannot write the store of converted data: {error.strerror or error}{room}"
+        advice = remedy(error, "name another folder for it with  cache")
         return FileError(Complaint("E501", what, printable(self.folder.parent), advice))
 
 
@@ -274,7 +274,8 @@ def open_store(folder: Path, verify: bool = True) -> Store:
     Raises
     ------
     FileError
-        E502: the manifest, a page (named, with its rows) or the size of a file is not what was written.
+        E502: the manifest, a page (named, with its rows) or the size of a file is not what was written, or a file
+        is not there.
         E516: the system refuses to read it.
     """
     manifest = read_manifest(folder)
@@ -288,6 +289,9 @@ def open_store(folder: Path, verify: bool = True) -> Store:
                 complaints.append(Complaint("E502", damage, printable(folder), ADVICE))
                 continue
             arrays[stored.name] = np.asarray(np.memmap(path, stored.dtype, "r", shape=tuple(stored.shape)))
+        except FileNotFoundError:
+            missing = f"{path.name} of the store is not there"
+            complaints.append(Complaint("E502", missing, printable(folder), ADVICE))
         except OSError as error:
             what = f"{stored.name}.bin of the store cannot be read: {error.strerror or error}"
             raise FileError(Complaint("E516", what, printable(folder), ADVICE)) from error

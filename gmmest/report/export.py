@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from gmmest.data.on_disk import beside
+from gmmest.data.on_disk import beside, remedy
 from gmmest.errors import Complaint, FileError, some
 
 __all__ = ["write_run"]
@@ -52,7 +52,7 @@ def write_run(folder: Path, files: Mapping[str, str], force: bool = False) -> No
                 "E501",
                 f"cannot write: {error.strerror or error}",
                 f"{folder}",
-                "free space, or another --out",
+                remedy(error, "another --out, or other permissions"),
             )
         ) from error
 

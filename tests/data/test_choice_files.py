@@ -652,6 +652,9 @@ def test_any_flipped_bit_of_a_store_is_seen_and_named(tmp_path: Path) -> None:
     paths[0].write_bytes(paths[0].read_bytes()[:-8])
     with pytest.raises(FileError, match="were written"):
         open_store(store, verify=False)
+    paths[0].unlink()
+    with pytest.raises(FileError, match=f"E502 {paths[0].name} of the store is not there"):
+        open_store(store)
 
 
 def test_the_damaged_page_is_named_with_its_rows(tmp_path: Path) -> None:
@@ -755,7 +758,7 @@ def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", [rows(20)])
     (tmp_path / "taken").touch()
     with pytest.raises(
-        FileError, match=r"E501 cannot write the store(.|\n)*name another folder for it with  cache"
+        FileError, match=r"E501 cannot write the store(.|\n)*next:  name another folder for it with  cache"
     ):
         ChoiceFiles(folder, **ROLES, cache=tmp_path / "taken").store(MODEL._design())
 
