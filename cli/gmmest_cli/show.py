@@ -42,6 +42,9 @@ WIDEST = 96
 PATIENCE = 1.0
 """Seconds before a progress line appears."""
 
+FIRST_LINE, LAST_LINE = 30.0, 1800.0
+"""Seconds before the first line in a log, doubled for each further one up to the second number."""
+
 
 def result(fitted: GMMResults) -> None:
     """Verdict, facts and the table of estimates."""
@@ -248,14 +251,17 @@ class Watch:
         self._say = say
         self._begin = time.perf_counter()
         self._rows = 0
+        self._before: int | None = None
 
     def converted(self, rows: int, total: int | None) -> None:
         """Tell of rows of files that were converted; of all of them, once they are open."""
+        if self._before is None:  # what came before, hashing and imports, says nothing of what comes
+            self._before, self._begin = rows, time.perf_counter()
         elapsed = time.perf_counter() - self._begin
         if rows == total:
             self._rows, self._begin = rows, time.perf_counter()
         elif elapsed > PATIENCE:
-            rate = rows / elapsed
+            rate = (rows - self._before) / elapsed
             of, left = "", ""
             if total is not None:
                 of, left = f" of {total:,}", f", {(total - rows) / rate:.0f} s left"
@@ -277,21 +283,38 @@ class Watch:
             self._say(f"fitting: {passes} passes over the data, {elapsed:.0f} s{rate}")
 
 
+class NowAndThen:
+    """Prints some of the lines that it is given: for logs of long jobs, that one sees that they live."""
+
+    def __init__(self) -> None:
+        self._wait = FIRST_LINE
+        self._next = time.perf_counter() + self._wait
+
+    def __call__(self, text: str) -> None:
+        """Print it, or not."""
+        now = time.perf_counter()
+        if now >= self._next:
+            click.echo(text, err=True)
+            self._wait = min(2 * self._wait, LAST_LINE)
+            self._next = now + self._wait
+
+
 @contextmanager
 def progress() -> Iterator[Watch]:
-    """A line on standard error for work that takes a while, on a terminal only."""
+    """A line on standard error for work that takes a while; where that is no terminal, a new one now and then."""
     if not sys.stderr.isatty():
-        yield Watch(lambda text: None)
+        yield Watch(NowAndThen())
         return
     with Console(stderr=True).status("reading") as status:
         yield Watch(status.update)
 
 
 @contextmanager
-def replications() -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on standard error, on a terminal only."""
+def replications() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error; where that is no terminal, a line now and then."""
     if not sys.stderr.isatty():
-        yield None
+        say = NowAndThen()
+        yield lambda done, total: say(f"replications: {done:,} of {total:,}")
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
