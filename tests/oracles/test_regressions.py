@@ -229,5 +229,5 @@ def test_a_column_plays_one_part(housing):
         gm.GMMEstimator(gm.LinearIV("rent", exogenous=["pcturban", "pcturban"]), housing).fit()
     with pytest.raises(gm.ConfigError, match="E102 rent: each column plays one part"):
         gm.GMMEstimator(gm.LinearIV("rent", exogenous=["rent"]), housing).fit()
-    with pytest.raises(gm.ConfigError, match="expected additive or multiplicative"):
+    with pytest.raises(gm.ConfigError, match="expected one of additive, multiplicative"):
         gm.ExponentialIV("y", errors="both")
