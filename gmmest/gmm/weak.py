@@ -497,7 +497,8 @@ def _concentrated(
 
     dips = _dips(stat, unit.size, _distance(estimate, theta, free))
     if unit.size > 1:
-        starts = [np.zeros(unit.size), *(z for _, z in dips[:DIPS] if np.any(np.abs(z) > NEAREST))]
+        away = [z for _, z in dips if np.any(np.abs(z) > NEAREST)]
+        starts = [np.zeros(unit.size), *away[:DIPS]]
         found = [least_squares(careful, z, x_scale="jac", ftol=1e-12, xtol=1e-10, gtol=None) for z in starts]
         dips = sorted(((2.0 * float(f.cost), f.x) for f in found), key=lambda dip: dip[0])
     if not dips or not dips[0][0] < BEYOND:
@@ -547,7 +548,7 @@ def _dips(function: Callable[[Array], float], size: int, distance: float) -> lis
         values = np.array([function(t * axis) for t in line])
         left, right = np.append(np.inf, values[:-1]), np.append(values[1:], np.inf)
         for k in np.flatnonzero((values <= left) & (values <= right) & (values < BEYOND)):
-            found.append((float(values[k]), line[k] * axis))
+            value, where = float(values[k]), float(line[k])
             if 0 < k < len(line) - 1:
                 low, high = line[k - 1], line[k + 1]
                 dip = minimize_scalar(
@@ -556,7 +557,8 @@ def _dips(function: Callable[[Array], float], size: int, distance: float) -> lis
                     method="bounded",
                     options={"xatol": 1e-8 * (high - low)},
                 )
-                found.append((float(dip.fun), dip.x * axis))
+                value, where = min((value, where), (float(dip.fun), float(dip.x)))
+            found.append((value, where * axis))
     return sorted(found, key=lambda dip: dip[0])
 
 
