@@ -11,7 +11,11 @@ from gmmest.execution.threads import Threads
 from gmmest.testing import check_executor
 
 
-@pytest.mark.parametrize("executor", ["serial", "threads", Serial(), Threads(1), Threads(3)], ids=repr)
+@pytest.mark.parametrize(
+    "executor",
+    ["serial", "threads", Serial(), Threads(1), Threads(3)],
+    ids=["serial", "threads", "Serial()", "Threads(1)", "Threads(3)"],
+)
 def test_executors_in_this_process_pass(executor):
     check_executor(executor)
 
