@@ -261,7 +261,7 @@ def test_a_run_killed_before_its_first_evaluation_begins_anew(
         shutil.copy(travel / name, folder)
     code, _, err = run(capsys, "fit", "--resume", folder)
     assert code == VERIFIED
-    assert err.startswith("resumed: 0 evaluations from the journal")
+    assert err.startswith("there is no journal in this folder: the fit begins anew\nresumed: 0 evaluations")
     assert answer(folder) == answer(travel)
 
 
