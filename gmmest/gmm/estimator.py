@@ -151,6 +151,7 @@ class GMMEstimator:
             )
             for complaint in not_among(option, value, choices)
         ]
+        complaints += _no_model(self.model, self.data)
         complaints += self.covariance_options.complaints()
         listed = isinstance(self.starts, (Sequence, np.ndarray)) and not isinstance(self.starts, str)
         whole: tuple[tuple[str, Any, int], ...] = (
@@ -350,6 +351,21 @@ class GMMEstimator:
             self.optimizer,
             self.max_steps,
         )
+
+
+def _no_model(model: object, data: object) -> list[Complaint]:
+    """E102 if the first argument is no model; advice if the second one is."""
+
+    def is_model(given: object) -> bool:
+        methods = (getattr(given, name, None) for name in ("sample", "contributions"))
+        return not isinstance(given, type) and all(map(callable, methods))
+
+    if is_model(model):
+        return []
+    given = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+    what = f"model is {given}; a model such as Logit(...) or LinearIV(...) was expected"
+    order = "GMMEstimator(model, data): the model comes first"
+    return [Complaint("E102", what, next=order if is_model(data) else "")]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ All of it follows from ``theta_hat - theta = Lambda g(theta)`` to first order, w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["DeltaMethod", "Ellipse", "ParametersByName", "delta_method", "ellipse", "sensitivity"]
 
 Array = NDArray[np.float64]
+
+SHOWN = 80
+"""Characters of a text that are told."""
 
 
 class ParametersByName(Mapping[str, Any]):
@@ -171,6 +175,8 @@ def delta_method(
 
     Raises
     ------
+    ConfigError
+        E102: a text, or names without ``by_name``; with what to write instead.
     EstimationError
         E431: a value, derivative or variance is not finite, or a derivative is zero in all
         parameters, where a first-order variance of zero would say that nothing is uncertain.
@@ -190,11 +196,19 @@ def delta_method(
     >>> float(ratio.bse["f"])  # (1/y^2 + x^2/y^4)^(1/2)
     0.5590169943749475
     """
+    if not callable(function):
+        raise ConfigError(_no_function(function, parameters))
 
     def of_array(theta: Any) -> Any:
         return function(ParametersByName(theta, parameters) if by_name else theta)
 
-    value, jacobian = value_and_jacobian(of_array, theta, backend=backend)
+    try:
+        value, jacobian = value_and_jacobian(of_array, theta, backend=backend)
+    except (IndexError, TypeError):
+        if by_name or not _takes_names(function, theta, parameters):
+            raise
+        what = "the function takes parameters by name, and was given an array"
+        raise ConfigError(Complaint("E102", what, next="res.nlcom(function, by_name=True)")) from None
     flat = np.atleast_1d(np.asarray(value, dtype=np.float64))
     if flat.ndim != 1:
         raise ConfigError(
@@ -206,6 +220,23 @@ def delta_method(
     covariance = slope[:, used] @ v[np.ix_(used, used)] @ slope[:, used].T
     _require_finite(flat, slope, covariance, labels)
     return DeltaMethod(labels, flat, slope, 0.5 * (covariance + covariance.T), degrees)
+
+
+def _no_function(given: object, parameters: tuple[str, ...]) -> Complaint:
+    if not isinstance(given, str):
+        what = f"nlcom got {type(given).__name__}; a function of the parameters was expected"
+        return Complaint("E102", what)
+    what = f"nlcom got the text {given[:SHOWN]!r}; a function of the parameters was expected"
+    by_name = re.sub(r"[^\W\d]\w*", lambda m: f'b["{m[0]}"]' if m[0] in parameters else m[0], given[:SHOWN])
+    return Complaint("E102", what, next=f"res.nlcom(lambda b: {printable(by_name)}, by_name=True)")
+
+
+def _takes_names(function: Callable[[Any], Any], theta: Array, parameters: tuple[str, ...]) -> bool:
+    try:
+        function(ParametersByName(theta, parameters))
+    except Exception:
+        return False
+    return True
 
 
 def _labels(names: Sequence[str] | None, size: int, single: bool) -> tuple[str, ...]:

@@ -178,7 +178,10 @@ def _linear(node: ast.expr, names: tuple[str, ...], quoted: dict[str, str]) -> A
         if isinstance(node.op, ast.Div) and not right[:-1].any() and right[-1] != 0:
             quotient: Array = left / right[-1]
             return quotient
-    raise _refused(f"hypothesis part {_start_of(ast.unparse(node))}", "sums of parameters times numbers")
+    hint = "for ratios, products and other functions of parameters: res.nlcom; "
+    raise _refused(
+        f"hypothesis part {_start_of(ast.unparse(node))}", "sums of parameters times numbers", hint
+    )
 
 
 def _unit(name: str, names: tuple[str, ...]) -> Array:
@@ -189,5 +192,5 @@ def _unit(name: str, names: tuple[str, ...]) -> Array:
     return row
 
 
-def _refused(what: str, expected: str) -> ConfigError:
-    return ConfigError(Complaint("E102", f"{what} cannot be used; expected {expected}", next=FORM))
+def _refused(what: str, expected: str, hint: str = "") -> ConfigError:
+    return ConfigError(Complaint("E102", f"{what} cannot be used; expected {expected}", next=hint + FORM))
