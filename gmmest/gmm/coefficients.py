@@ -15,7 +15,7 @@ from gmmest.gmm.inference import quantile, require_level, two_sided_p
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Coefficients"]
+__all__ = ["Coefficients", "aligned"]
 
 Array = NDArray[np.float64]
 
@@ -89,6 +89,18 @@ class Coefficients:
         low, high = self.interval(alpha)
         return pd.DataFrame({"lower": low, "upper": high}, index=list(self.names))
 
+    def text(self, alpha: float = 0.05) -> str:
+        """The table of estimates as aligned lines.
+
+        Examples
+        --------
+        >>> print(Coefficients(("ratio",), np.array([2.0]), np.array([[0.25]])).text())
+               coef  std err      z  P>|z|  [0.025  0.975]
+        ratio     2      0.5  4.000  0.000    1.02    2.98
+        """
+        heading, rows = self.table(alpha)
+        return aligned([heading, *rows])
+
     def table(
         self, alpha: float = 0.05, marks: Sequence[str] | None = None
     ) -> tuple[list[str], list[list[str]]]:
@@ -115,3 +127,24 @@ class Coefficients:
             for name, mark, b, e, t, p, lo, hi in columns
         ]
         return heading, rows
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Cells as lines of a terminal, two blanks apart: the first column to the left, others to the right.
+
+    Examples
+    --------
+    >>> print(aligned([["", "steps"], ["a", "1"], ["const", "12"]]))
+           steps
+    a          1
+    const     12
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        for row in rows
+    )
+    return "\n".join("  ".join(line).rstrip() for line in lines)

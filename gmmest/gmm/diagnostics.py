@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from gmmest.data.immutable import freeze
 from gmmest.derivatives.backends import Analytic, as_backend, for_many_rows
 from gmmest.derivatives.operators import value_and_jacobian
-from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, printable
+from gmmest.errors import Complaint, ConfigError, EstimationError, GmmestError, plural, printable
 from gmmest.execution.serial import single_blas_thread
+from gmmest.gmm.coefficients import aligned
 from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.fitted import Context, Estimate
 from gmmest.gmm.functions import position
@@ -274,6 +275,24 @@ class Diagnostics:
     flat: tuple[tuple[str, float], ...]
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return (
+            f"<Diagnostics: strength {self.strength:.4g}, rank {self.rank}, condition {self.condition:.3g}>"
+        )
+
+    def __str__(self) -> str:
+        known = not np.isnan(self.strength)
+        moved = ", ".join(f"{printable(name)} {move:+.3g}" for name, move in self.flat)
+        lines = [
+            f"Strength of identification: {self.strength:.4g} ({WEAK:g} is wanted), p = {self.pvalue:.3g}"
+            if known
+            else "Strength of identification: not known",
+            f"Least is said of: {moved}",
+            f"Jacobian: rank {self.rank}, condition {self.condition:.3g}",
+            f"S: condition {self.moment_condition:.3g}",
+        ]
+        return "\n".join([*lines, *self.notes])
+
 
 def diagnose(context: Context, estimate: Estimate) -> Diagnostics:
     """Conditions of S and G, and the strength of identification.
@@ -526,6 +545,14 @@ class Profile:
 
         columns = ("steps", "values", "change", "quadratic")
         return pd.DataFrame({column: np.array(getattr(self, column)) for column in columns})
+
+    def __repr__(self) -> str:
+        return f"<Profile: {printable(self.name)} at {plural(len(self.values), 'value')}>"
+
+    def __str__(self) -> str:
+        numbers = zip(self.steps, self.values, self.change, self.quadratic, strict=True)
+        rows = [[f"{b:.6g}", f"{step:+.3g}", f"{q:.4f}", f"{c:.4f}"] for step, b, c, q in numbers]
+        return aligned([[printable(self.name), "std errs", "quadratic", "N (Q - Q0)"], *rows])
 
 
 def profile(context: Context, estimate: Estimate, name: str, steps: Sequence[float] | Array) -> Profile:

@@ -317,6 +317,11 @@ class GMMEstimator:
             **surroundings(),
         }
 
+    def __repr__(self) -> str:
+        given = ((f.name, getattr(self, f.name), f.default) for f in fields(self)[2:])
+        options = "".join(f", {name}={value!r}" for name, value, usual in given if not _same(value, usual))
+        return f"<GMMEstimator: {type(self.model).__name__} of {type(self.data).__name__}{options}>"
+
     @property
     def covariance_options(self) -> CovarianceOptions:
         """The estimator of S with its options, as one record."""
@@ -351,6 +356,14 @@ class GMMEstimator:
             self.optimizer,
             self.max_steps,
         )
+
+
+def _same(value: object, usual: object) -> bool:
+    if usual is None and isinstance(value, Mapping):
+        return not value
+    return value is usual or (
+        type(value) is type(usual) and not isinstance(value, np.ndarray) and value == usual
+    )
 
 
 def _no_model(model: object, data: object) -> list[Complaint]:

@@ -138,6 +138,13 @@ class DeltaMethod:
     def _coefficients(self) -> Coefficients:
         return Coefficients(self.names, self.value, self.v, self.degrees)
 
+    def __repr__(self) -> str:
+        numbers = zip(self.names, self.value, self.standard_errors, strict=True)
+        return f"<DeltaMethod: {', '.join(f'{printable(name)} {f:.6g} ({e:.3g})' for name, f, e in numbers)}>"
+
+    def __str__(self) -> str:
+        return self._coefficients.text()
+
 
 def delta_method(
     function: Callable[[Any], Any],
@@ -297,6 +304,16 @@ class Ellipse:
         circle = np.stack([np.cos(angle), np.sin(angle)])
         curve: Array = self.centre + self.radius * (root @ circle).T
         return curve
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __str__(self) -> str:
+        spread = np.sqrt(np.diag(self.matrix))
+        pairs = zip(self.names, self.centre, self.radius * spread, strict=True)
+        sides = ", ".join(f"{printable(name)} {middle:.6g} +- {reach:.4g}" for name, middle, reach in pairs)
+        correlation = self.matrix[0, 1] / (spread[0] * spread[1])
+        return f"Ellipse: {sides}, correlation {correlation:.3f}, radius {self.radius:.4f}"
 
 
 def ellipse(

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.errors import Complaint, ConfigError
+from gmmest.errors import Complaint, ConfigError, printable
 from gmmest.gmm.units import pseudo_inverse
 from gmmest.gmm.weighting import MomentCovariance, Weight, inverse_weight
 
@@ -91,6 +91,9 @@ class JTest:
     df: int
     pvalue: float
 
+    def __str__(self) -> str:
+        return f"J = {self.stat:.4f}, {self.df} df, p = {self.pvalue:.4g}"
+
 
 def j_test(value: float, n_moments: int, n_params: int) -> JTest | None:
     """The J test, or None for a just identified model, where J is zero by construction."""
@@ -118,6 +121,13 @@ class WaldTest:
     pvalue: float
     hypothesis: str = ""
     degrees: int | None = None
+
+    def __str__(self) -> str:
+        if self.degrees is None:
+            number = f"chi2({self.df}) = {self.stat:.4f}"
+        else:
+            number = f"F({self.df}, {self.degrees}) = {self.stat / self.df:.4f}"
+        return f"Wald test of {printable(self.hypothesis) or 'R theta = q'}: {number}, p = {self.pvalue:.4g}"
 
 
 def wald(

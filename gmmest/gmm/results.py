@@ -540,7 +540,7 @@ class GMMResults:
         marks = () if self.parameters is None else self.parameters.marks
         bounds = sum(mark in ("lower bound", "upper bound") for mark in marks)
         told = f", {bounds} bound{'s' if bounds > 1 else ''} taken as true" if bounds else ""
-        return f"{test.stat:.4f}, {test.df} df, p = {test.pvalue:.4g}{told}"
+        return f"{str(test).removeprefix('J = ')}{told}"
 
     def table(self, alpha: float = 0.05) -> tuple[list[str], list[list[str]]]:
         """Heading and rows of the table of estimates, as text."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
-from gmmest.errors import Complaint, ConfigError, EstimationError, some
+from gmmest.errors import Complaint, ConfigError, EstimationError, printable, some
 from gmmest.execution.serial import single_blas_thread
 from gmmest.gmm.certificate import certify, whitened_directions
 from gmmest.gmm.fitted import Context, Estimate
@@ -62,6 +62,13 @@ class SpecificationTest:
 
     def __post_init__(self) -> None:
         freeze(self, "theta")
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __str__(self) -> str:
+        asked = printable(self.hypothesis) or "R theta = q"
+        return f"test of {asked}: chi2({self.df}) = {self.stat:.4f}, p = {self.pvalue:.4g}"
 
 
 @dataclass(frozen=True, slots=True)
