@@ -562,14 +562,29 @@ class GMMResults:
     def as_dict(self) -> dict[str, Any]:
         """The result as plain numbers and text, as ``to_json`` writes it."""
         test = self.j_test() if self.estimate.weight.efficient else None
+        low, high = self._coefficients.interval(0.05)
+        seen = None if self.context is None else self.context.sample.observations
         return {
             "params": finite_by_name(self.names, self.theta),
             "bse": finite_by_name(self.names, self.standard_errors),
+            "pvalues": finite_by_name(self.names, self._coefficients.p_values),
+            "conf_int_95": {
+                "lower": finite_by_name(self.names, low),
+                "upper": finite_by_name(self.names, high),
+            },
+            "degrees": self.degrees,
+            "cov_params": [[finite(x) for x in row] for row in self.estimate.v],
+            "moments": list(self.moment_names),
             "criterion": self.criterion,
             "j_test": None if test is None else {"stat": test.stat, "df": test.df, "pvalue": test.pvalue},
             "n_obs": self.n_obs,
             "n_moments": len(self.moment_names),
             "n_rows": self.n_rows,
+            "clusters": {}
+            if seen is None
+            else {way.name: len(np.unique(way.codes)) for way in seen.clusters},
+            "weights": None if seen is None else _weights(seen.weight),
+            "frequencies": None if seen is None else _weights(seen.frequency),
             "verified": self.verified,
             "certificate": {
                 "remaining_step_se": finite(self.certificate.remaining_step_se),
@@ -605,3 +620,10 @@ class GMMResults:
 
     def __str__(self) -> str:
         return str(self.summary())
+
+
+def _weights(given: Array | None) -> dict[str, float] | None:
+    """What is told of weights or frequencies; None where there are none."""
+    if given is None:
+        return None
+    return {"sum": float(given.sum()), "smallest": float(given.min()), "largest": float(given.max())}

@@ -8,7 +8,9 @@ import html
 import io
 import itertools
 import json
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,13 +18,14 @@ import pytest
 from scipy.stats import norm
 
 from gmmest.data.choice_data import ChoiceData
+from gmmest.data.table import Table
 from gmmest.errors import ConfigError, EstimationError
 from gmmest.gmm.certificate import certify
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.fitted import Context
 from gmmest.gmm.optimize import Outcome
 from gmmest.models.logit import Logit
-from gmmest.models.regression import ExponentialIV
+from gmmest.models.regression import ExponentialIV, LinearIV
 
 EXACT = 1e-14  # the same arithmetic, written once more
 TAIL = 1e-9  # normal tails by another routine
@@ -66,6 +69,11 @@ def test_json_goes_out_and_comes_back_with_every_digit(fitted):
     assert back == fitted.as_dict()
     assert list(back["params"].values()) == fitted.theta.tolist()
     assert list(back["bse"].values()) == fitted.standard_errors.tolist()
+    assert back["pvalues"] == dict(fitted.pvalues)
+    assert back["conf_int_95"] == fitted.conf_int().to_dict()
+    assert back["cov_params"] == fitted.cov_params().to_numpy().tolist()
+    assert back["moments"] == list(fitted.moment_names)
+    assert (back["degrees"], back["clusters"], back["weights"], back["frequencies"]) == (None, {}, None, None)
     assert back["criterion"] == fitted.criterion
     assert back["j_test"] == dataclasses.asdict(fitted.j_test())
     assert back["verified"] is True
@@ -73,6 +81,30 @@ def test_json_goes_out_and_comes_back_with_every_digit(fitted):
         assert back[key] is not None
     assert set(back["certificate"]) >= {"remaining_step_se", "condition", "rank", "reasons"}
     assert set(back["manifest"]) == {"versions", "data_sha256", "config_sha256", "threads"}
+
+
+def test_json_names_clusters_weights_and_frequencies():
+    rng = np.random.default_rng(8)
+    frame = pd.DataFrame(
+        {"y": rng.normal(size=60), "g": np.arange(60) % 12, "w": rng.uniform(1, 2, 60), "f": 3}
+    )
+    rows = Table.from_frame(frame, weight="w", frequency="f", cluster="g")
+    result = GMMEstimator(LinearIV("y"), rows, weighting="cluster").fit()
+    read = json.loads(result.to_json())
+    assert read["clusters"] == {"g": 12}
+    assert read["degrees"] == 11
+    expected = {"sum": frame["w"].sum(), "smallest": frame["w"].min(), "largest": frame["w"].max()}
+    assert read["weights"] == pytest.approx(expected)
+    assert read["frequencies"] == {"sum": 180.0, "smallest": 3.0, "largest": 3.0}
+    assert read["conf_int_95"]["upper"]["const"] == result.conf_int()["upper"]["const"]
+
+
+def test_every_key_of_the_json_is_documented(fitted):
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    table = page.split("## The result as JSON")[1].split("\n## ")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"(?m)^\| (.*?) \|", table)))) == set(
+        fitted.as_dict()
+    )
 
 
 def test_the_estimator_is_named_by_what_was_minimised(travel_data, greene_overidentified, fitted):
