@@ -129,6 +129,8 @@ def bootstrap(
         failures=tuple(Failure(each.index, each.failure) for each in done if each.failure),
         notes=_notes(fit, options, codes, cut),
         seconds=perf_counter() - begin,
+        n_obs=fit.context.sample.n_obs,
+        clusters=None if codes is None else (way, int(codes.max()) + 1),
     )
 
 

@@ -125,6 +125,12 @@ class Bootstrap:
     notes : tuple of str
     seconds : float
         Of this run; replications that were found in a file took none.
+    n_obs : int
+        Observations of the data.
+    clusters : (str, int) or None
+        Name and number of the clusters that are drawn or share a multiplier.
+    fit : str
+        The verdict of the fit.
 
     Notes
     -----
@@ -154,6 +160,9 @@ class Bootstrap:
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
     seconds: float
+    n_obs: int
+    clusters: tuple[str, int] | None = None
+    fit: str = ""
 
     def __post_init__(self) -> None:
         freeze(self, "theta", "errors", "draws", "draw_errors", "j_draws")
@@ -288,7 +297,11 @@ class Bootstrap:
 
     def facts(self) -> list[tuple[str, str]]:
         """Label and text of what stands above the table."""
-        rows = [("Seed", str(self.options.seed))]
+        rows = [("Fit", self.fit)] if self.fit else []
+        rows.append(("Observations", f"{self.n_obs:,}"))
+        if self.clusters is not None:
+            rows.append(("Clusters", f"{self.clusters[1]:,} of {printable(self.clusters[0])}"))
+        rows.append(("Seed", str(self.options.seed)))
         if self.options.kind == "wild":
             rows.append(("Multipliers", self.options.multipliers))
         else:
@@ -345,6 +358,9 @@ class Bootstrap:
         ends = np.full((2, len(self.names)), np.nan) if self._too_few(0.05) else self.interval()
         return {
             "kind": self.options.kind,
+            "fit": self.fit,
+            "n_obs": self.n_obs,
+            "clusters": {} if self.clusters is None else dict([self.clusters]),
             "replications": self.options.replications,
             "seed": self.options.seed,
             "recentred": self.recentred,

@@ -358,7 +358,8 @@ class GMMResults:
         context = present(self.context)
         mapping = afterwards(context.executor) if executor is None else executor
         require_draws_room(context, kind, self.settings.steps, at_once(mapping))
-        return bootstrap(self._of_free(), self.parameters, self.settings, options, executor, watch)
+        found = bootstrap(self._of_free(), self.parameters, self.settings, options, executor, watch)
+        return replace(found, fit=self.verdict())
 
     def explain_difference(self, program: str) -> Explanation:
         """What ``"stata"``, ``"r"``, ``"pyblp"``, ``"statsmodels"`` or ``"linearmodels"`` would print, and why.

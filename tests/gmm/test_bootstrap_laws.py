@@ -196,6 +196,7 @@ def test_a_cluster_drawn_twice_is_two_clusters(steps: str) -> None:
     options = {"weighting": "cluster", "cluster": "firm", "steps": steps}
     result = fitted(MODEL, table(frame, cluster=["firm", "year"]), **options)
     found = result.bootstrap(6, "cluster", seed=4)
+    assert found.clusters == ("firm", result.as_dict()["clusters"]["firm"])
     plain = result.bootstrap(6, "cluster", seed=4, recentre=False)
     codes = result.context.sample.observations.clusters[0].codes
     groups = codes.max() + 1
@@ -503,6 +504,8 @@ def test_the_record_says_what_it_is() -> None:
     for piece in ("bootstrap (pairs): 45 replications, none left out", "recentred", "percentile-t", "J test"):
         assert piece in text
     read = json.loads(found.to_json())
+    assert found.facts()[0] == ("Fit", fitted().verdict())
+    assert (read["n_obs"], read["clusters"], read["fit"]) == (fitted().n_obs, {}, fitted().verdict())
     assert read["seed"] == 11
     assert read["draws"] == found.draws.tolist()
     assert read["bse"] == dict(found.bse)
