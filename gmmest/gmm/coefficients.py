@@ -110,7 +110,8 @@ class Coefficients:
         ----------
         alpha : float
         marks : sequence of str, optional
-            What holds each parameter, empty where nothing does; stands in place of a standard error that is nan.
+            What holds each parameter, empty where nothing does; stands in place of a standard error that is nan,
+            and in a last column where there is one (a tie).
         """
         low, high = self.interval(alpha)
         letter = "z" if self.degrees is None else "t"
@@ -126,7 +127,12 @@ class Coefficients:
             else [printable(name), f"{b:.6g}", f"{e:.4g}", f"{t:.3f}", f"{p:.3f}", f"{lo:.4g}", f"{hi:.4g}"]
             for name, mark, b, e, t, p, lo, hi in columns
         ]
-        return heading, rows
+        ties = [
+            printable(mark) if mark and not np.isnan(e) else "" for mark, e in zip(held, errors, strict=True)
+        ]
+        if not any(ties):
+            return heading, rows
+        return [*heading, "tied to"], [[*row, tie] for row, tie in zip(rows, ties, strict=True)]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gmmest.data.observations import Names, as_names
 from gmmest.derivatives.backends import Backend
-from gmmest.errors import Complaint, ConfigError, EstimationError, not_among, printable
+from gmmest.errors import Complaint, ConfigError, EstimationError, not_among, plural, printable
 from gmmest.execution.serial import Executor, single_blas_thread
 from gmmest.execution.threads import afterwards, at_once
 from gmmest.gmm.audit import Audit, audit
@@ -516,6 +516,7 @@ class GMMResults:
             ("Estimator", self._estimator_text()),
             ("Observations", f"{self.n_obs:,}"),
             ("Rows", f"{self.n_rows:,}"),
+            *self._mass_facts(),
             ("Moments", f"{len(self.moment_names)} for {self.n_params}{held} parameters"),
             ("Criterion g'Wg", f"{self.criterion:.6g}"),
         ]
@@ -530,6 +531,20 @@ class GMMResults:
         rows.append(("Derivatives", self.settings.grad))
         work = f"{self.work.evaluations} passes, {self.work.seconds:.2f} s"
         return [*rows, ("Optimizer", f"{self.settings.optimizer}, {work}")]
+
+    def _mass_facts(self) -> list[tuple[str, str]]:
+        seen = None if self.context is None else self.context.sample.observations
+        weights = None if seen is None else _weights(seen.weight)
+        rows = []
+        if weights is not None:
+            reach = f"{weights['smallest']:.6g} to {weights['largest']:.6g}"
+            rows.append(("Weights", f"sampling weights, sum {weights['sum']:.6g}, {reach}"))
+        if seen is not None and seen.frequency is not None:
+            what = "row" if seen.frequency.size == self.n_rows else "choice set"
+            rows.append(
+                ("Frequencies", f"{self.n_obs:,} observations in {plural(seen.frequency.size, what)}")
+            )
+        return rows
 
     def _j_text(self) -> str:
         try:

@@ -57,6 +57,24 @@ def test_tests_print_statistic_and_p_value(fit):
     assert "R theta = q" in str(RECORDS["matrix"](fit))
 
 
+def test_weights_frequencies_and_ties_are_in_the_summary():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=80)
+    columns = {"y": x + rng.normal(size=80), "x": x}
+    rows = gm.Table.from_arrays(columns, weight=np.linspace(0.5, 1.5, 80), frequency=np.full(80, 2))
+    model = gm.LinearIV("y", exogenous=["x"])
+    plain, tied = (gm.GMMEstimator(model, rows, tied=tied).fit() for tied in (None, {"const": "2*x"}))
+    facts = dict(plain.facts())
+    assert facts["Weights"] == "sampling weights, sum 80, 0.5 to 1.5"
+    assert facts["Frequencies"] == "160 observations in 80 rows"
+    assert "tied to" not in str(plain)
+    heading, body = tied.table()
+    assert heading[-1] == "tied to"
+    assert [row[-1] for row in body] == ["", "2*x"]
+    for text in (str(plain), str(tied)):
+        assert not any(line.endswith(" ") for line in text.splitlines())
+
+
 def test_an_estimator_names_what_is_not_the_default(travel_data, greene):
     plain = gm.GMMEstimator(greene, travel_data())
     assert repr(plain) == "<GMMEstimator: Logit of ChoiceData>"
