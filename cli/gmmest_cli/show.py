@@ -61,9 +61,20 @@ def _print(console: Console, found: GMMResults | Bootstrap, good: bool, notes: S
     facts = Table(box=None, show_header=False, pad_edge=False)
     for label, text in found.facts():
         facts.add_row(Text(label, style="dim"), Text(text))
-    console.print(facts)
-    console.print(_table(*found.table()))
+    _print_table(console, facts)
+    _print_table(console, _table(*found.table()))
     _print_notes(console, notes)
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table; in a file or a pipe no line ends in blanks."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
 def _print_notes(console: Console, notes: Iterable[str]) -> None:
@@ -112,7 +123,7 @@ def comparison(outcome: Comparison) -> None:
         ]
         for row in outcome.rows
     ]
-    console.print(_table(heading, rows))
+    _print_table(console, _table(heading, rows))
     console.print(
         Text(
             "f: one evaluation of the criterion; grad.: criterion and gradient; Jac.: moments and Jacobian"
@@ -166,7 +177,7 @@ def benchmark(report: Report) -> None:
     heading = ["", "what", "value", "from", "to", "unit", "bar", "held"]
     for part in dict.fromkeys(figure.part for figure in report.figures):
         rows = [_figure(figure) for figure in report.figures if figure.part == part]
-        console.print(_table(heading, rows, left=2))
+        _print_table(console, _table(heading, rows, left=2))
     notes = dict.fromkeys(f"{figure.label}: {figure.note}" for figure in report.figures if figure.note)
     _print_notes(console, notes)
     if report.quick:

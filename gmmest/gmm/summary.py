@@ -71,6 +71,10 @@ class FitSummary(Summary):  # type: ignore[misc]
         self.tables = self._made(str)
         self.add_extra_txt(self._notes)
 
+    def as_text(self) -> str:
+        """Return the tables as text; no line ends in blanks."""
+        return "\n".join(line.rstrip() for line in super().as_text().splitlines())
+
     def as_html(self) -> str:
         """Return the tables as HTML, names escaped."""
         notes = "".join(f"<br/>{html.escape(note)}" for note in self._notes)
@@ -89,7 +93,7 @@ class FitSummary(Summary):  # type: ignore[misc]
         writer.writerow([_plain(self._verdict)])
         writer.writerows([_plain(label), _plain(text)] for label, text in self._facts)
         writer.writerow(self._heading)
-        writer.writerows([_plain(name), *numbers] for name, *numbers in self._rows)
+        writer.writerows(map(_plain, row) for row in self._rows)
         writer.writerows([_plain(note)] for note in self._notes)
         return stream.getvalue()
 
