@@ -22,6 +22,7 @@ from gmmest.errors import (
     some,
 )
 from gmmest.models.identification import check_columns, too_few_moments
+from gmmest.models.raised import called
 from gmmest.models.sample import Restriction, Sample, Start, rows_per_block, starting_point
 
 __all__ = ["InstrumentedRows", "MomentFunction"]
@@ -139,6 +140,8 @@ class MomentFunction:
 
         Raises
         ------
+        ConfigError
+            E111: the function raised an exception.
         EstimationError
             E410: the function returned another shape than was expected.
         IdentificationError
@@ -185,7 +188,7 @@ class MomentFunction:
     def contributions(self, theta: Array, block: Any) -> Array:
         """What the function returns, (n_b, M), or ``e_i (x) z_i``, times the weights of the rows."""
         rows = block.rows if isinstance(block, InstrumentedRows) else block
-        result = self._checked(self.function(theta, rows), rows.n_rows)
+        result = self._checked(self._called(theta, rows), rows.n_rows)
         if isinstance(block, InstrumentedRows):
             result = _products(result, block)
         weighted: Array = _weighted(result, block)
@@ -198,7 +201,7 @@ class MomentFunction:
             return None
 
         def residuals_times_instruments(theta: Array, block: InstrumentedRows) -> Array:
-            residuals = self._checked(self.function(theta, block.rows), block.rows.n_rows)
+            residuals = self._checked(self._called(theta, block.rows), block.rows.n_rows)
             total: Array = _sum_of_products(_weighted(residuals, block), block)
             return total
 
@@ -213,7 +216,7 @@ class MomentFunction:
 
         def summed(theta: Array, block: Any) -> tuple[Array, Array]:
             rows = block.rows if isinstance(block, InstrumentedRows) else block
-            value, jacobian = own.value_and_jacobian(theta, rows)
+            value, jacobian = called(own.value_and_jacobian, f"derivative of the {self._kind}", theta, rows)
             shape = self._checked(value, rows.n_rows).shape
             if np.shape(jacobian) != (*shape, len(self.names)):
                 found = f"a Jacobian of shape {np.shape(jacobian)}"
@@ -265,10 +268,17 @@ class MomentFunction:
         ones = (np.ones(table.n_rows),) if self.constant else ()
         return np.column_stack([*columns.values(), *ones])
 
+    def _called(self, theta: Any, rows: Rows) -> Any:
+        return called(self.function, self._kind, theta, rows)
+
+    @property
+    def _kind(self) -> str:
+        return "moment function" if self.instruments is None else "residual function"
+
     def _width(self, table: Table, start: Array) -> int:
         """Moments, or equations, that the function makes of a row."""
         n = min(table.n_rows, 2)
-        first = self._checked(self.function(start, table.rows(0, n)), n)
+        first = self._checked(self._called(start, table.rows(0, n)), n)
         if np.asarray(first).dtype.kind not in "fiub":
             raise self._misshapen(f"{np.asarray(first).dtype} of shape {first.shape}", n)
         return 1 if first.ndim == 1 else int(first.shape[1])

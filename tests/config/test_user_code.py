@@ -7,14 +7,19 @@ import json
 import os
 import sys
 from pathlib import Path
+from traceback import walk_tb
+from typing import Any
 
+import numpy as np
 import pytest
 from gmmest_cli.main import _run
 
-from gmmest import config
+from gmmest import config, with_derivative
 from gmmest.config.build import build, fit
 from gmmest.config.user_code import load_function
+from gmmest.data.table import Table
 from gmmest.errors import ConfigError, FileError, GmmestError
+from gmmest.gmm.estimator import GMMEstimator
 from gmmest.models.moment_function import MomentFunction
 
 MEAN = """\
@@ -217,3 +222,65 @@ def test_the_users_line_is_named_when_the_function_fails(
     path = str(job(tmp_path, MEAN.replace('rows["y"]', 'rows["z"]')))
     assert _run(["fit", path]) == 2
     assert "E315" in capsys.readouterr().err
+
+
+# --- a function that fails when it is called ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            "(rows['y'] - missing)[:, None]",
+            "the moment function mean raised NameError: name 'missing' is not ",
+        ),
+        ("(rows['y'] - theta[1])[:, None]", "names has 1 parameter; the moment function mean reads theta[1]"),
+        ("(rows['y'] - rows['y'][7])[:, None]", "the moment function mean raised IndexError: index 7 is out"),
+    ],
+)
+def test_what_the_function_raises_has_a_code_and_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], body: str, said: str
+) -> None:
+    path = job(tmp_path, f"def mean(theta, rows):\n    return {body}\n")
+    assert _run(["fit", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert f"E111 {said}" in err
+    assert f"where: {tmp_path / 'mine.py'}, line 2, in mean" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("grad", ["forward", "jax", "complex", "fd"])
+def test_in_python_the_exception_is_the_cause(grad: str) -> None:
+    def broken(theta: Any, rows: Any) -> Any:
+        return rows["y"] / missing  # type: ignore[name-defined]  # noqa: F821
+
+    table = Table.from_arrays({"y": [1.0, 2.0]})
+    with pytest.raises(ConfigError) as caught:
+        GMMEstimator(MomentFunction(broken, names=["mu"]), table, grad=grad).fit()
+    assert caught.value.codes == ("E111",)
+    cause = caught.value.__cause__
+    assert isinstance(cause, NameError)
+    frames = [frame.f_code.co_name for frame, _ in walk_tb(cause.__traceback__)]
+    assert frames[-1] == "broken"  # where a debugger stops
+
+
+def test_a_function_that_fails_later_says_so_on_every_engine() -> None:
+    def moody(theta: Any, rows: Any) -> Any:
+        if theta[0] > 0.5:
+            raise ValueError("too large")
+        return (rows["y"] - theta[0])[:, None]
+
+    table = Table.from_arrays({"y": [1.0, 2.0]})
+    for grad in ("forward", "complex", "fd"):
+        with pytest.raises(ConfigError, match="E111 the moment function moody raised ValueError: too large"):
+            GMMEstimator(MomentFunction(moody, names=["mu"]), table, grad=grad).fit()
+
+
+def test_a_derivative_by_hand_that_fails_is_named() -> None:
+    def slope(theta: Any, rows: Any) -> Any:
+        return np.zeros((2, 1, 1)) / [][0]
+
+    function = with_derivative(lambda theta, rows: (rows["y"] - theta[0])[:, None], jacobian=slope)
+    table = Table.from_arrays({"y": [1.0, 2.0]})
+    with pytest.raises(ConfigError, match="E111 the derivative of the moment function .* raised IndexError"):
+        GMMEstimator(MomentFunction(function, names=["mu"]), table).fit()
