@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from gmmest.config.tree import Option
 
 __all__ = ["cli", "main"]
 
@@ -102,7 +106,8 @@ _set = click.option(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override one setting, as in --set estimation.optimizer=bfgs; may be repeated.",
+    help="Override one setting, as in --set estimation.optimizer=bfgs, or take it away, as in"
+    " --set data.time=null; may be repeated.",
 )
 
 _executor = click.option(
@@ -154,13 +159,13 @@ def fit(
         raise click.UsageError("--resume goes on in the folder of the run; --out and --force begin another")
     if resume is None and config is None:
         raise click.MissingParameter(param_type="argument", param_hint="'CONFIG'")
+    given = (*overrides, *_typed(_engine(grad, executor, workers, memory)))
     folder: Any = nullcontext()
     if resume is not None:
-        given = _overrides(overrides, grad, executor, workers, memory)
         settings = _without_bootstrap(_announced(runs.settings_of(Path(resume), given, config)))
         folder = runs.resumed(Path(resume))
     else:
-        settings = _without_bootstrap(_loaded(str(config), overrides, grad, executor, workers, memory))
+        settings = _without_bootstrap(_loaded(str(config), given))
         if out is not None:
             folder = runs.begun(Path(out), settings, force)
     with folder as run:
@@ -241,7 +246,8 @@ def compare(
 @click.option(
     "--kind",
     type=click.Choice(("pairs", "cluster", "wild")),
-    help="Draw observations (the default), draw clusters, or multiply scores by random numbers.",
+    help="Draw observations, draw clusters (the default where the weighting is cluster), or multiply scores"
+    " by random numbers.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the draws; by default 0.")
 @click.option("--cluster", help="Which clusters, where the configuration names more than one.")
@@ -274,7 +280,6 @@ def bootstrap(
     Options go before that section. With --out every finished draw is kept, and --resume goes on from
     there to the same bits. Exit code 3 means that the estimate itself is not verified.
     """
-    import json
     from contextlib import nullcontext
     from pathlib import Path
 
@@ -282,8 +287,9 @@ def bootstrap(
 
     if resume and out is None:
         raise click.UsageError("--resume goes on in a folder: --out FOLDER")
-    given = [f"bootstrap.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
-    settings = _loaded(config, (*overrides, *given), None, executor, workers, memory)
+    given = {f"bootstrap.{key}": value for key, value in options.items() if value is not None}
+    engine = _engine(None, executor, workers, memory)
+    settings = _loaded(config, (*overrides, *_typed({**given, **engine})))
     from gmmest.config.build import bootstrap as bootstrap_config
     from gmmest.config.build import fit as fit_config
 
@@ -324,13 +330,11 @@ def simulate(config: str | None, out: str, force: bool, **sizes: str | None) -> 
     from gmmest.config import load, loads
     from gmmest_cli import runs, show
 
-    given = {key: value for key, value in sizes.items() if value is not None}
-    if config is None:
-        given = {"moments": given["features"], **given} if "features" in given else given
-    overrides = [f"data.simulate.{key}={value}" for key, value in given.items()]
+    overrides = _typed({f"data.simulate.{key}": value for key, value in sizes.items() if value is not None})
     if config is None:
         text = "data: {simulate: {}}\nmodel: {kind: logit}"
-        settings = loads(text, folder=".", name="gmmest simulate", overrides=overrides)
+        options = {f"data.simulate.{key}": f"--{key}" for key in sizes}
+        settings = loads(text, folder=".", name="gmmest simulate", overrides=overrides, options=options)
     else:
         settings = load(config, overrides)
     wanted = settings.data.simulate
@@ -375,17 +379,10 @@ def bench(parts: str, quick: bool, out: str | None, as_json: bool) -> int:
     return NOT_VERIFIED if report.missed else 0
 
 
-def _loaded(
-    path: str,
-    overrides: tuple[str, ...],
-    grad: str | None = None,
-    executor: str | None = None,
-    workers: int | None = None,
-    memory: str | None = None,
-) -> Any:
+def _loaded(path: str, overrides: Sequence[str | Option]) -> Any:
     from gmmest.config import load
 
-    return _announced(load(path, _overrides(overrides, grad, executor, workers, memory)))
+    return _announced(load(path, overrides))
 
 
 def _without_bootstrap(settings: Any) -> Any:
@@ -400,18 +397,31 @@ def _announced(settings: Any) -> Any:
     return settings
 
 
-def _overrides(
-    overrides: tuple[str, ...],
-    grad: str | None,
-    executor: str | None,
-    workers: int | None,
-    memory: str | None,
-) -> tuple[str, ...]:
-    """Those of ``--set``, then those that have an option of their own."""
+def _engine(
+    grad: str | None, executor: str | None, workers: int | None, memory: str | None
+) -> dict[str, Any]:
     given = {
         "data.memory": memory,
         "estimation.grad": grad,
         "estimation.executor": executor,
         "estimation.workers": workers,
     }
-    return (*overrides, *(f"{key}={value}" for key, value in given.items() if value is not None))
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _typed(settings: dict[str, Any]) -> tuple[Option, ...]:
+    """Settings that have an option of their own, which is called as the last part of their key."""
+    import json
+
+    from gmmest.config.tree import Option
+
+    options = []
+    for key, value in settings.items():
+        name = key.rpartition(".")[2]
+        typed = f"--{name} {value}"
+        if isinstance(value, bool):
+            typed = f"--{name}" if value else f"--no-{name}"
+        # Sizes are text that is read as YAML; what click has judged is written as JSON.
+        text = value if key.startswith("data.") else json.dumps(value)
+        options.append(Option(f"{key}={text}", typed))
+    return tuple(options)

@@ -17,7 +17,7 @@ import json
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from gmmest.errors import Complaint, FileError, printable, some
 
 if TYPE_CHECKING:
     from gmmest.config import Config
+    from gmmest.config.tree import Option
 
 __all__ = [
     "Interrupted",
@@ -167,13 +168,13 @@ def _tell(taken_over: bool) -> None:
         click.echo("the lock of a process that is gone was taken over", err=True)
 
 
-def settings_of(folder: Path, overrides: tuple[str, ...], config: str | None) -> Config:
+def settings_of(folder: Path, overrides: Sequence[str | Option], config: str | None) -> Config:
     """The configuration of a run that was begun before.
 
     Parameters
     ----------
     folder : Path
-    overrides : tuple of str
+    overrides : sequence of str or Option
         As for ``--set``; none may change more than who computes.
     config : str or None
         The file that it was begun with, if named; where it lies is where its relative paths start.

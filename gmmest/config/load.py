@@ -24,22 +24,33 @@ from pydantic_core import ErrorDetails
 from gmmest.config.model_kinds import KINDS, PARTS, InstrumentsConfig
 from gmmest.config.record import Record
 from gmmest.config.schema import BootstrapConfig, Config, DataConfig, EstimationConfig, SimulateConfig
-from gmmest.config.tree import MOST_BYTES, Findings, Node, Place, override, plain_scalar, read, short
+from gmmest.config.tree import (
+    MOST_BYTES,
+    Findings,
+    Node,
+    Option,
+    Place,
+    override,
+    plain_scalar,
+    read,
+    short,
+)
 from gmmest.errors import Complaint, FileError, closest, nearest
 
 __all__ = ["load", "loads"]
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path, overrides: Sequence[str | Option] = ()) -> Config:
     """Read the configuration in a YAML file.
 
     Parameters
     ----------
     path : str or Path
         The file; relative names of input files in it start at its folder.
-    overrides : sequence of str
+    overrides : sequence of str or Option
         Settings like ``"estimation.optimizer=bfgs"`` or ``"model.utility.0.column=gc"`` that
-        replace or add to those of the file; the last of equal ones counts.
+        replace or add to those of the file, or take one away, ``"data.time=null"``; the last of equal ones
+        counts.
 
     Returns
     -------
@@ -76,11 +87,21 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         what = f"cannot read the configuration '{short(file, 200)}': {reason}"
         raise FileError(Complaint("E511", what, "", "check the name and the permissions")) from None
-    return _config(_decoded(content, file.name), file.name, file.parent, file, overrides)
+    return _config(_decoded(content, file.name), file.name, file.parent, file, overrides, {})
 
 
-def loads(text: str, *, folder: str | Path, name: str = "<text>", overrides: Sequence[str] = ()) -> Config:
+def loads(
+    text: str,
+    *,
+    folder: str | Path,
+    name: str = "<text>",
+    overrides: Sequence[str | Option] = (),
+    options: Mapping[str, str] | None = None,
+) -> Config:
     r"""Read the configuration in a YAML text; as :func:`load`, with the folder given.
+
+    ``options`` are options of the command line by the keys that they stand for, where nobody wrote the text:
+    advice to give one of these keys names its option.
 
     Examples
     --------
@@ -101,7 +122,7 @@ def loads(text: str, *, folder: str | Path, name: str = "<text>", overrides: Seq
     E102 model is missing: expected a mapping with kind and the keys of that kind
     ...
     """
-    return _config(text, name, Path(folder), None, overrides)
+    return _config(text, name, Path(folder), None, overrides, options or {})
 
 
 def _decoded(content: bytes, name: str) -> str:
@@ -116,7 +137,14 @@ def _decoded(content: bytes, name: str) -> str:
         Findings().stop("E103", what, place, "", "save the file as UTF-8")
 
 
-def _config(text: str, name: str, folder: Path, path: Path | None, overrides: Sequence[str]) -> Config:
+def _config(
+    text: str,
+    name: str,
+    folder: Path,
+    path: Path | None,
+    overrides: Sequence[str | Option],
+    options: Mapping[str, str],
+) -> Config:
     findings = Findings()
     root = read(text, findings, source=name)
     for rank, assignment in enumerate(overrides, 1):
@@ -129,7 +157,7 @@ def _config(text: str, name: str, folder: Path, path: Path | None, overrides: Se
         config = Config.model_validate({**_plain(root), "folder": folder, "path": path})
     except ValidationError as error:
         for details in error.errors(include_url=False):
-            _explain(details, root, findings)
+            _explain(details, root, findings, options)
         findings.raise_any()
         raise AssertionError("an error of a record was not explained") from error
     findings.raise_any()
@@ -142,7 +170,7 @@ class _Empty:
 
 def _plain(node: Node) -> Any:
     if isinstance(node.value, Mapping):
-        return {key: _plain(below) for key, below in node.value.items()}
+        return {key: _plain(below) for key, below in node.value.items() if not below.removed}
     if isinstance(node.value, tuple):
         return tuple(_plain(below) for below in node.value)
     return _Empty() if node.value is None else node.value
@@ -191,7 +219,7 @@ def _known(node: Node, known: Sequence[str], findings: Findings, kind: str = "")
         findings.add("E101", what, below.place, below.path, f"the keys of {section} are {', '.join(known)}")
         if free:
             entries[free] = replace(below, guessed=True)
-    return replace(node, value=entries)
+    return replace(node, value={key: below for key, below in entries.items() if not below.removed})
 
 
 def _data(node: Node, findings: Findings) -> Node:
@@ -201,6 +229,10 @@ def _data(node: Node, findings: Findings) -> Node:
 
 def _simulate(node: Node, findings: Findings) -> Node:
     node = _known(node, tuple(SimulateConfig.model_fields), findings)
+    if isinstance(node.value, Mapping) and "moments" not in node.value:
+        features = node.value.get("features", Node(1, node.place, node.path))
+        # What is wrong with the number of features is said once.
+        node = replace(node, value={**node.value, "moments": replace(features, guessed=True)})
     # A number is the range from itself to itself.
     return _mapped(node, "alternatives", lambda n: replace(n, value=(n, n)) if type(n.value) is int else n)
 
@@ -224,7 +256,7 @@ def _kind(node: Node, findings: Findings) -> tuple[str, Node]:
     keys = sorted({key for record in KINDS.values() for key in record.model_fields})
     key = next((k for k in entries if k not in keys and closest(k, keys) == "kind"), "kind")
     key = "kind" if "kind" in entries else key
-    if key not in entries:
+    if key not in entries or entries[key].removed:
         return "logit", node
     written = entries[key]
     if isinstance(written.value, str) and written.value in KINDS:
@@ -351,7 +383,7 @@ def _label(node: Node) -> Node:
 # --- explaining --------------------------------------------------------------------------------
 
 
-def _explain(error: ErrorDetails, root: Node, findings: Findings) -> None:
+def _explain(error: ErrorDetails, root: Node, findings: Findings, options: Mapping[str, str]) -> None:
     """Put one error of a record in plain words and in its place."""
     loc = error["loc"]
     node, found_all = _at(root, [part for part in loc if not _is_tag(part)])
@@ -365,13 +397,18 @@ def _explain(error: ErrorDetails, root: Node, findings: Findings) -> None:
         # pydantic counts the valid items only, and the invalid ones have their complaints.
         return
     if error["type"] == "missing" and not found_all and isinstance(loc[-1], str):
-        what = f"{_dotted(node.path, loc[-1])} is missing: expected {_expected(loc)}"
-        findings.add("E102", what, node.place, node.path, f"add a line  {loc[-1]}: ...")
+        key = _dotted(node.path, loc[-1])
+        place, advice = node.place, f"add a line  {loc[-1]}: ..."
+        if key in options:
+            place, advice = replace(place, line=0), f"give  {options[key]}"
+        findings.add("E102", f"{key} is missing: expected {_expected(loc)}", place, node.path, advice)
         return
     if node.guessed:
         return
     if error["type"].startswith("E1"):
         advice = str(error.get("ctx", {}).get("advice", ""))
+        if advice == "delete it" and node.place.rank:
+            advice = f"leave out  {node.place.source.partition(' ')[0]}"
         findings.add(error["type"], error["msg"], node.place, node.path, advice)
         return
     expected = node.expected or _expected(loc)

@@ -35,7 +35,7 @@ from ruamel.yaml.reader import ReaderError
 
 from gmmest.errors import Complaint, ConfigError, printable
 
-__all__ = ["Findings", "Node", "Place", "override", "plain_scalar", "read", "short"]
+__all__ = ["Findings", "Node", "Option", "Place", "override", "plain_scalar", "read", "short"]
 
 MOST_BYTES = 1_000_000
 MOST_DEPTH = 50
@@ -93,6 +93,8 @@ class Node:
         complaint, and the value gets none.
     expected : str
         What should have stood here, where the schema's own words do not fit what was written.
+    removed : bool
+        Whether an option takes the key away: whether there may be such a key is judged, and then it is gone.
     """
 
     value: Scalar | tuple[Node, ...] | Mapping[str, Node]
@@ -101,6 +103,7 @@ class Node:
     written: str = ""
     guessed: bool = False
     expected: str = ""
+    removed: bool = False
 
 
 class Findings:
@@ -403,13 +406,32 @@ def _joined(text: str) -> str | None:
 # --- options of the command line ---------------------------------------------------------------
 
 
-def override(root: Node, assignment: str, rank: int, findings: Findings) -> Node:
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of the command line that stands for one setting.
+
+    Parameters
+    ----------
+    assignment : str
+        Such as ``"data.memory=2GB"``.
+    typed : str
+        As a person types it, ``"--memory 2GB"``: so it is named in messages.
+    """
+
+    assignment: str
+    typed: str
+
+
+def override(root: Node, given: str | Option, rank: int, findings: Findings) -> Node:
     """Make a new tree in which ``a.b.0.c=value`` holds.
 
     The value is read under the rules of :func:`read`; it may be ``[a, list]`` or ``{a: mapping}``.
-    A key that is not there is added, so that the schema judges it like a key of the file.
+    A key that is not there is added, so that the schema judges it like a key of the file; ``null`` takes a
+    key away.
     """
-    place = Place(f"--set {short(assignment, 100)}", 0, rank)
+    assignment = given.assignment if isinstance(given, Option) else given
+    typed = given.typed if isinstance(given, Option) else f"--set {assignment}"
+    place = Place(short(typed, 106), 0, rank)
     name, equals, text = assignment.partition("=")
     keys = [key.strip() for key in name.split(".")]
     if not equals or not all(keys) or len(keys) > MOST_DEPTH:
@@ -421,7 +443,8 @@ def override(root: Node, assignment: str, rank: int, findings: Findings) -> Node
     except ConfigError:
         # The findings have it; what is wrong with the file and the other options is to be said too.
         return root
-    return _placed(root, keys, replace(value, place=place), findings)
+    removed = value.value is None and value.written != ""
+    return _placed(root, keys, replace(value, place=place, removed=removed), findings)
 
 
 def _placed(node: Node, keys: list[str], value: Node, findings: Findings) -> Node:
@@ -439,7 +462,10 @@ def _placed(node: Node, keys: list[str], value: Node, findings: Findings) -> Nod
     if isinstance(node.value, Mapping) or node.value is None:
         entries: dict[str, Node] = dict(node.value or {})
         path = f"{node.path}.{key}" if node.path else key
-        below = entries.get(key, Node(None, place, path))
+        if not rest and value.removed and key in entries:
+            del entries[key]
+            return replace(node, value=entries)
+        below = entries.get(key, Node(None, place, path, removed=value.removed))
         return replace(node, value={**entries, key: _placed(below, rest, value, findings)})
     findings.add("E101", f"{node.path} is one value; it has no '{short(key)}' below it", place)
     return node

@@ -397,3 +397,49 @@ def test_a_folder_of_parts_is_one_data_set(capsys: pytest.CaptureFixture[str], t
     assert code == VERIFIED
     assert len(list((tmp_path / "stores").iterdir())) == 1
     assert json.loads(parts)["params"] == json.loads(whole)["params"]
+
+
+# --- options are named as they were typed ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("fit", LOGIT, "--memory", "lots"), "where: --memory lots\n"),
+        (
+            ("fit", str(ROOT / "configs" / "linear_iv.yaml"), "--memory", "2GB"),
+            "where: --memory 2GB\n  next:  leave out  --memory\n",
+        ),
+        (("fit", LOGIT, "--workers", "2", "--executor", "serial"), "where: --workers 2\n"),
+        (("bootstrap", LOGIT, "--multipliers", "webb"), "where: --multipliers webb\n"),
+        (("bootstrap", LOGIT, "--kind", "wild", "--no-recentre"), "where: --no-recentre\n"),
+        (("simulate", "--out", "x", "--sets", "ten"), "where: --sets ten\n"),
+        (
+            ("simulate", "--out", "x", "--sets", "10"),
+            "where: gmmest simulate\n  next:  give  --alternatives\n",
+        ),
+    ],
+)
+def test_messages_name_the_option_that_was_typed(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    code, _, err = run(capsys, *arguments)
+    assert code == BAD_INPUT
+    assert said in err
+    assert "--set " not in err
+    assert "simulate.moments" not in err
+
+
+def test_a_number_of_features_that_is_none_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ("--sets", "9", "--alternatives", "3", "--seed", "1", "--features", "two")
+    code, _, err = run(capsys, "simulate", "--out", "x", *sizes)
+    assert (code, err.count("E102")) == (BAD_INPUT, 1)
+
+
+def test_set_takes_the_use_of_time_away(capsys: pytest.CaptureFixture[str]) -> None:
+    linear = str(ROOT / "configs" / "linear_iv.yaml")
+    kernel = ("data.cluster=null", "estimation.weighting=kernel", "data.time=exper")
+    robust = (*kernel, "estimation.weighting=robust", "data.time=null", "data.weight=null")
+    code, out, _ = run(capsys, "fit", linear, "--json", *(text for key in robust for text in ("--set", key)))
+    assert code == VERIFIED
+    assert "W305" not in out

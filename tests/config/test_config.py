@@ -711,6 +711,22 @@ def test_an_override_equals_the_same_words_in_the_file():
     assert read(FULL, "estimation.grad=jax").sha256 == read(FULL.replace("grad: auto", "grad: jax")).sha256
 
 
+def test_an_override_of_null_takes_a_key_away():
+    text = SMALL + "estimation: {start: {gc: -0.01, ttme: 0.1}, maxiter: 7}\n"
+    taken = read(text, "estimation.maxiter=null", "estimation.start.gc=null")
+    assert taken == read(SMALL + "estimation: {start: {ttme: 0.1}}\n")
+    for nothing in ("estimation.maxiter=~", "bootstrap=null", "bootstrap.kind=null", "data.time=Null"):
+        assert read(SMALL, nothing) == read(SMALL)
+    assert read(SMALL, "model.kind=null").model.kind == "logit"
+
+
+def test_a_key_that_is_taken_away_must_be_one_and_one_that_is_needed_is_missed():
+    assert only_complaint(SMALL, "data.tme=null").startswith("E101 unknown key 'tme'; did you mean 'time'?")
+    assert only_complaint(SMALL, "data.case=null").startswith("E102 data.case is missing")
+    assert "found nothing" in only_complaint(SMALL, "estimation.maxiter=")
+    assert "found nothing" in only_complaint(SMALL, "model.utility.0=null")
+
+
 def test_an_override_cures_the_file():
     assert read(FULL.replace("grad: auto", "grad: autoo"), "estimation.grad=auto") == read(FULL)
 

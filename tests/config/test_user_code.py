@@ -282,5 +282,5 @@ def test_a_derivative_by_hand_that_fails_is_named() -> None:
 
     function = with_derivative(lambda theta, rows: (rows["y"] - theta[0])[:, None], jacobian=slope)
     table = Table.from_arrays({"y": [1.0, 2.0]})
-    with pytest.raises(ConfigError, match="E111 the derivative of the moment function .* raised IndexError"):
+    with pytest.raises(ConfigError, match=r"E111 the derivative of the moment function .* raised IndexError"):
         GMMEstimator(MomentFunction(function, names=["mu"]), table).fit()
