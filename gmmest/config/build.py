@@ -14,7 +14,7 @@ from gmmest.config.model_kinds import (
     MomentFunctionConfig,
     TermConfig,
 )
-from gmmest.config.schema import BootstrapConfig, Config, EstimationConfig
+from gmmest.config.schema import BootstrapConfig, Config, EstimationConfig, usual_kind
 from gmmest.config.user_code import UserFunction, load_function
 from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.choice_data import ChoiceData
@@ -69,7 +69,10 @@ def bootstrap(
     """Bootstrap a fit of the configuration as its section says, over its executor."""
     given = config.bootstrap or BootstrapConfig()
     executor = _executor(config.estimation)
-    return result.bootstrap(**dict(given), path=path, resume=resume, executor=executor, watch=watch)
+    kind = given.kind or usual_kind(config.estimation.weighting)
+    return result.bootstrap(
+        **{**dict(given), "kind": kind}, path=path, resume=resume, executor=executor, watch=watch
+    )
 
 
 def build(config: Config) -> GMMEstimator:

@@ -36,7 +36,7 @@ from gmmest.gmm.kernels import Kernel
 from gmmest.gmm.resampling import Multipliers
 from gmmest.gmm.steps import STEPS, StepsName
 
-__all__ = ["BootstrapConfig", "Config", "DataConfig", "EstimationConfig", "SimulateConfig"]
+__all__ = ["BootstrapConfig", "Config", "DataConfig", "EstimationConfig", "SimulateConfig", "usual_kind"]
 
 # "C:/data" has one letter before the colon; a scheme has at least two.
 _ADDRESS = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+:[/\\]|(file|data|https?):)", re.IGNORECASE)
@@ -249,7 +249,7 @@ class BootstrapConfig(Record):
     replications: Annotated[int, Field(ge=2, le=10**9)] = Field(
         default=999, description="a whole number of at least 2"
     )
-    kind: Kind = "pairs"
+    kind: Kind | None = Field(default=None, description="pairs, cluster or wild")
     seed: Annotated[int, Field(ge=0, lt=2**64)] = Field(default=0, description="a whole number of at least 0")
     cluster: Name | None = Field(default=None, description="the name of one of data.cluster")
     multipliers: Multipliers = "rademacher"
@@ -261,7 +261,8 @@ class BootstrapConfig(Record):
         kind = raw.get("kind", "pairs")
         for key, users in DRAWN_BY.items():
             default = cls.model_fields[key].default
-            if kind in KINDS and kind not in users and raw.get(key, default) != default:
+            depends = "kind" not in raw and key == "cluster"  # then the weighting says which kind it is
+            if kind in KINDS and kind not in users and not depends and raw.get(key, default) != default:
                 what = f"bootstrap.{key} has no use with kind {kind}"
                 yield rule((key,), what, f"write  kind: {' or '.join(users)},  or delete {key}")
 
@@ -427,22 +428,30 @@ def _broken_roles(data: Any, estimation: Any, bootstrap: Any) -> Iterator[InitEr
         yield rule((section, "cluster"), what, advice if len(chosen) > wanted else "name another column")
 
 
+def usual_kind(weighting: str) -> Kind:
+    """The kind of a bootstrap where nothing is said: it keeps the dependence that S allows for."""
+    return "cluster" if weighting == "cluster" else "pairs"
+
+
 def _broken_draws(data: Any, estimation: Any, bootstrap: Any) -> Iterator[InitErrorDetails]:
     """Check that draws keep the dependence that S allows for, and that there is one column of clusters to draw."""
-    weighting, kind = value_of(estimation, "weighting") or "robust", value_of(bootstrap, "kind") or "pairs"
+    weighting = value_of(estimation, "weighting") or "robust"
+    kind = value_of(bootstrap, "kind") or usual_kind(weighting)
     if weighting not in ESTIMATORS or kind not in KINDS:
         return
     if weighting in ("kernel", "twoway"):
         what = f"no bootstrap keeps the dependence of weighting {weighting}"
-        yield rule(
-            ("bootstrap",), what, "write  estimation.weighting: cluster or robust,  or delete bootstrap"
-        )
+        advice = "write  estimation.weighting: cluster or robust,  or delete bootstrap"
+        yield rule(("estimation", "weighting"), what, advice)
         return
     if weighting == "cluster" and kind == "pairs":
         what = "bootstrap.kind pairs draws observations one by one, and weighting is cluster"
         yield rule(("bootstrap",), what, "write  kind: cluster")
         return
     named, chosen = value_of(data, "cluster") or (), value_of(bootstrap, "cluster")
+    if chosen is not None and not value_of(bootstrap, "kind") and kind == "pairs":
+        what = "bootstrap.cluster has no use with kind pairs"
+        yield rule(("bootstrap", "cluster"), what, "write  kind: cluster or wild,  or delete cluster")
     if kind == "pairs" or data is None or not isinstance(named, tuple) or not isinstance(chosen, str | None):
         return
     own = (value_of(estimation, "cluster") or named) if weighting == "cluster" else named

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import gmmest as gm
 from gmmest import config
-from gmmest.config.build import build, fit
+from gmmest.config.build import bootstrap, build, fit
 from gmmest.config.model_kinds import KINDS
 from gmmest.errors import ConfigError, DataError
 
@@ -517,7 +517,7 @@ NO_DRAWS = [
     (["bootstrap.multipliers=webb"], "bootstrap.multipliers has no use with kind pairs"),
     (["bootstrap={kind: wild, recentre: false}"], "bootstrap.recentre has no use with kind wild"),
     (
-        ["bootstrap.cluster=town", "data.cluster=town", "estimation.weighting=cluster"],
+        ["bootstrap={kind: pairs, cluster: town}", "data.cluster=town", "estimation.weighting=cluster"],
         "bootstrap.cluster has no use",
     ),
     (["bootstrap.kind=cluster"], "bootstrap.kind cluster takes one of data.cluster, found 0"),
@@ -538,12 +538,16 @@ NO_DRAWS = [
         "bootstrap.cluster names 'b', and estimation.cluster does not",
     ),
     (
-        [*CLUSTERED, "bootstrap={}"],
+        [*CLUSTERED, "bootstrap={kind: pairs}"],
         "bootstrap.kind pairs draws observations one by one, and weighting is cluster",
     ),
     (
         ["estimation.weighting=kernel", "bootstrap={}"],
         "no bootstrap keeps the dependence of weighting kernel",
+    ),
+    (
+        ["bootstrap={cluster: town}", "data.cluster=town"],
+        "bootstrap.cluster has no use with kind pairs",
     ),
     (["bootstrap={kind: wild}", "data.cluster=town"], "data.cluster has no use with weighting robust"),
 ]
@@ -576,3 +580,10 @@ def test_models_of_one_file_say_that_a_folder_is_none(tmp_path: Path, text: str)
     given = config.loads(text, folder=tmp_path, name="a.yaml", overrides=["data.path=d"])
     with pytest.raises(gm.FileError, match=r"E510 .*d is a folder; a model of kind (\w+_iv) reads one file"):
         build(given)
+
+
+def test_the_usual_bootstrap_keeps_the_dependence_that_the_weighting_allows_for(folder: Path) -> None:
+    for overrides, kind in (([], "pairs"), (CLUSTERED, "cluster")):
+        settings = config.loads(LINEAR, folder=folder, overrides=[*overrides, "bootstrap.replications=3"])
+        drawn = bootstrap(settings, fit(settings))
+        assert drawn.options.kind == kind
