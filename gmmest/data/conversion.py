@@ -34,6 +34,7 @@ from gmmest.errors import Complaint, DataError, plural, printable
 __all__ = ["Design", "Progress", "convert"]
 Progress: TypeAlias = Callable[[int, "int | None"], None]
 
+IN_MEMORY = "leave out --memory and data.cache, or in Python take ChoiceData"
 SHOWN = 5  # complaints of one kind, and ids in one, before the rest is counted
 LARGEST_PIECE = 1 << 14  # rows; larger ones are no faster
 SHARE = 16
@@ -229,7 +230,7 @@ class _Whole:
         if back.size:
             row = row_ranges(in_file(piece.source, starts[back[:1]]))
             what = f"{printable(name)} goes back; data in files are read once, in their order"
-            advice = f"sort the rows by {printable(name)}"
+            advice = f"sort the rows by {printable(name)}; data that fit into memory are sorted: {IN_MEMORY}"
             raise DataError(Complaint("E304", what, f"{piece.source}, {row}", advice))
 
     def _put(self, data: ChoiceData, block: Block) -> None:
@@ -274,6 +275,8 @@ class _Whole:
         if self._has_keys() and not self._unreadable:
             found = repeats(self._writer.path("keys"), memory // 8, SHOWN)
             if found.count:
+                # Sets whose rows lie apart were judged in parts, of which most have no chosen row.
+                self._complaints.pop("E302", None)
                 self._complain(DataError(_again(files, self._columns.case, found, rows, most, memory)))
             self._writer.drop("keys")
         if not self._complaints and self._end == 0:
@@ -365,4 +368,4 @@ def _again(files: Sequence[Path], case: str, found: Repeats, rows: int, most: in
     more = f" ... ({found.count:,} in all)" if found.count > len(listed) else ""
     what = f"ids of choice sets that come again after others: {'; '.join(listed)}{more}"
     advice = f"sort the rows by {printable(case)}, or give sets different ids"
-    return Complaint("E304", what, next=f"{advice}; data that fit into memory are sorted by ChoiceData")
+    return Complaint("E304", what, next=f"{advice}; data that fit into memory are sorted: {IN_MEMORY}")

@@ -283,6 +283,17 @@ def test_an_id_that_comes_again_is_refused_with_both_places(
     assert caught.value.codes == ("E304",)
 
 
+@pytest.mark.parametrize("rows_per_piece", [1, 2, 1000])
+def test_rows_that_lie_apart_are_no_sets_without_a_choice(tmp_path: Path, rows_per_piece: int) -> None:
+    table = rows(10)
+    last = np.roll(np.arange(table.num_rows), 1)
+    folder = write(tmp_path / "data", [table.take(pa.array(last))], "csv")
+    with pytest.raises(DataError, match="E304") as caught:
+        converted(ChoiceFiles(folder, **ROLES), MODEL, tmp_path / "store", rows_per_piece)
+    assert caught.value.codes == ("E304",)
+    assert "leave out --memory" in caught.value.complaints[0].next
+
+
 def test_ids_that_come_again_are_found_with_any_memory(tmp_path: Path) -> None:
     from gmmest.data.set_keys import appearance, keys_of, repeats
 
