@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gmmest.errors import Complaint, ConfigError, not_parameters
 
-__all__ = ["linear_hypotheses", "require_independent", "restrictions"]
+__all__ = ["FORM", "linear_expression", "linear_hypotheses", "require_independent", "restrictions"]
 
 Array = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ def linear_hypotheses(text: str, names: tuple[str, ...]) -> tuple[Array, Array]:
     text : str
         Equations separated by commas; without ``=`` an expression is set to zero.  Sums, differences,
         and products and quotients with numbers.  Names that are no Python identifiers
-        (``gc:hinc``) go between backticks.
+        (``gc:hinc``, ``asc_walk & ride``) go between backticks or double quotes.
     names : tuple of str
         The parameters.
 
@@ -58,12 +58,9 @@ def linear_hypotheses(text: str, names: tuple[str, ...]) -> tuple[Array, Array]:
         if len(sides) > 2 or not equation.strip():
             raise _refused(f"hypothesis {equation.strip()!r}", "expression = expression")
         total = np.zeros(len(names) + 1)
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                for sign, side in zip((1.0, -1.0), sides, strict=False):
-                    total += sign * _linear(_parsed(side), names, quoted)
-        except RecursionError:
-            raise _refused(f"hypothesis {_start_of(equation)}", "a sum that is less deeply nested") from None
+        with np.errstate(over="ignore", invalid="ignore"):
+            for sign, side in zip((1.0, -1.0), sides, strict=False):
+                total += sign * _coefficients(side, names, quoted)
         if not np.all(np.isfinite(total)):
             raise _refused(f"hypothesis {_start_of(equation)}", "numbers that are finite")
         rows.append(total[:-1])
@@ -71,6 +68,31 @@ def linear_hypotheses(text: str, names: tuple[str, ...]) -> tuple[Array, Array]:
     restriction, value = np.stack(rows), np.array(values)
     require_independent(restriction, f"hypothesis {_start_of(text)}")
     return restriction, value
+
+
+def linear_expression(text: str, names: tuple[str, ...]) -> Array:
+    """Coefficients of the parameters and the constant, (P + 1,), of one expression such as ``"3*a - 1"``.
+
+    Raises
+    ------
+    ConfigError
+        E102, as of :func:`linear_hypotheses`; an equation, several expressions.
+
+    Examples
+    --------
+    >>> linear_expression('2*"asc_walk & ride" - 1', ("a", "asc_walk & ride"))
+    array([ 0.,  2., -1.])
+    """
+    if len(text) > LONGEST:
+        raise _refused(f"an expression of {len(text)} characters", f"at most {LONGEST}")
+    plain, quoted = _unquoted(text)
+    if "=" in plain or "," in plain:
+        raise _refused(f"the expression {_start_of(text)}", "one linear expression of parameters")
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = _coefficients(plain, names, quoted)
+    if not np.all(np.isfinite(found)):
+        raise _refused(f"the expression {_start_of(text)}", "numbers that are finite")
+    return found
 
 
 def restrictions(
@@ -135,19 +157,35 @@ def _unquoted(text: str) -> tuple[str, dict[str, str]]:
 
     def replace(match: re.Match[str]) -> str:
         key = f"_quoted_{len(quoted)}_"
-        quoted[key] = match.group(1)
+        quoted[key] = match.group(1) if match.group(2) is None else match.group(2)
         return key
 
-    return re.sub(r"`([^`]*)`", replace, text), quoted
+    return re.sub(r"""`([^`]*)`|"([^"]*)\"""", replace, text), quoted
 
 
-def _parsed(side: str) -> ast.expr:
+def _coefficients(side: str, names: tuple[str, ...], quoted: dict[str, str]) -> Array:
+    try:
+        return _linear(_parsed(side, quoted), names, quoted)
+    except RecursionError:
+        expected = "a sum that is less deeply nested"
+        raise _refused(f"the expression {_start_of(_requoted(side, quoted))}", expected) from None
+
+
+def _requoted(text: str, quoted: dict[str, str]) -> str:
+    for key, name in quoted.items():
+        text = text.replace(key, f'"{name}"')
+    return text
+
+
+def _parsed(side: str, quoted: dict[str, str]) -> ast.expr:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # the text is not the user's program
             return ast.parse(side.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise _refused(f"hypothesis {_start_of(side)}", "a sum of parameters and numbers") from None
+        hint = "names with spaces or signs in them go between double quotes or backticks; "
+        expected = "a sum of parameters and numbers"
+        raise _refused(f"the expression {_start_of(_requoted(side, quoted))}", expected, hint) from None
 
 
 def _linear(node: ast.expr, names: tuple[str, ...], quoted: dict[str, str]) -> Array:
@@ -178,15 +216,17 @@ def _linear(node: ast.expr, names: tuple[str, ...], quoted: dict[str, str]) -> A
         if isinstance(node.op, ast.Div) and not right[:-1].any() and right[-1] != 0:
             quotient: Array = left / right[-1]
             return quotient
+    part = _requoted(ast.unparse(node), quoted)
     hint = "for ratios, products and other functions of parameters: res.nlcom; "
-    raise _refused(
-        f"hypothesis part {_start_of(ast.unparse(node))}", "sums of parameters times numbers", hint
-    )
+    raise _refused(f"the part {_start_of(part)}", "sums of parameters times numbers", hint)
 
 
 def _unit(name: str, names: tuple[str, ...]) -> Array:
-    for complaint in not_parameters("a hypothesis", [name], names):
-        raise ConfigError(replace(complaint, next=f"{complaint.next} {FORM}".lstrip()))
+    for complaint in not_parameters("the expression", [name], names):
+        hints = [complaint.next] if complaint.next else []
+        if any(name in known and not known.isidentifier() for known in names):
+            hints.append("names with spaces or signs in them go between double quotes or backticks;")
+        raise ConfigError(replace(complaint, next=" ".join([*hints, FORM])))
     row = np.zeros(len(names) + 1)
     row[names.index(name)] = 1.0
     return row

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gmmest.data.immutable import freeze
 from gmmest.errors import Complaint, ConfigError, IdentificationError, not_parameters, printable, some
-from gmmest.gmm.hypotheses import linear_hypotheses
+from gmmest.gmm.hypotheses import FORM, linear_expression
 from gmmest.models.identification import too_few_moments
 from gmmest.models.sample import (
     OF_BLOCKS,
@@ -201,12 +201,18 @@ def parameters_of(
                 Complaint("E102", f"fixed {printable(name)} is {fixed[name]!r}; a finite number was expected")
             )
     complaints.extend(_crooked_bounds(fixed, tied, bounds))
+    ties: dict[str, Array] = {}
+    for name in tied:
+        try:
+            ties[name] = _tie(name, tied[name], names)
+        except ConfigError as error:
+            complaints.extend(error.complaints)
     if complaints:
         raise ConfigError(complaints)
     free = tuple(name for name in names if name not in fixed and name not in tied)
     if not free:
         raise ConfigError(Complaint("E102", "no parameter is free: all are fixed or tied"))
-    rows = _substituted(names, free, fixed, {name: _tie(name, tied[name], names) for name in tied})
+    rows = _substituted(names, free, fixed, ties)
     ends = [[_end(end) for end in bounds.get(name, (None, None))] for name in free]
     return Parameters(
         names,
@@ -255,7 +261,7 @@ def _substituted(
 
 def _tie(name: str, text: object, names: tuple[str, ...]) -> Array:
     """Coefficients of the parameters and the constant, (P + 1,)."""
-    if not isinstance(text, str) or "=" in text or "," in text:
+    if not isinstance(text, str):
         raise ConfigError(
             Complaint(
                 "E102",
@@ -264,16 +270,15 @@ def _tie(name: str, text: object, names: tuple[str, ...]) -> Array:
             )
         )
     try:
-        restriction, value = linear_hypotheses(text, names)
+        found = linear_expression(text, names)
     except ConfigError as error:
-        raise ConfigError(
-            Complaint(
-                "E102",
-                f"tied {printable(name)}: {error.complaints[0].what}",
-                next='for example "3*a" or "1 - a"; a constant is said with fixed',
-            )
-        ) from None
-    return np.append(restriction[0], 0.0 - value[0])
+        refused = error.complaints[0]
+        advice = f'{refused.next.removesuffix(FORM)}for example "3*a" or "1 - a"'
+        raise ConfigError(Complaint("E102", f"tied {printable(name)}: {refused.what}", next=advice)) from None
+    if not np.any(found[:-1]):
+        what = f"tied {printable(name)}: no parameter stands in {text!r}"
+        raise ConfigError(Complaint("E102", what, next="a constant is said with fixed"))
+    return found
 
 
 def _crooked_bounds(fixed: Mapping[str, float], tied: Mapping[str, str], bounds: Bounds) -> list[Complaint]:

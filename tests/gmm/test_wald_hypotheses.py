@@ -14,6 +14,7 @@ from gmmest.data.table import Table
 from gmmest.errors import ConfigError
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.hypotheses import linear_hypotheses
+from gmmest.gmm.parameters import parameters_of
 from gmmest.models.moment_function import MomentFunction
 
 NAMES = ("a", "b", "gc:hinc", "asc_air")
@@ -206,3 +207,28 @@ def test_restrictions_that_say_nothing_are_refused(means, R, q):
     with pytest.raises(ConfigError) as refused:
         means.wald_test(R, q)
     assert refused.value.codes == ("E102",)
+
+
+def test_names_with_spaces_and_signs_go_between_quotes():
+    names = ("a", "asc_walk & ride", "w, x=1")
+    for quote in ('"', "`"):
+        text = f"{quote}asc_walk & ride{quote} = 2*a, 3*{quote}w, x=1{quote} = 1"
+        restriction, value = linear_hypotheses(text, names)
+        assert restriction.tolist() == [[-2.0, 1.0, 0.0], [0.0, 0.0, 3.0]]
+        assert value.tolist() == [0.0, 1.0]
+        tied = parameters_of(names, tied={"a": f"{quote}asc_walk & ride{quote} - 2"})
+        assert tied.transform[0].tolist() == [1.0, 0.0]
+        assert tied.constant[0] == -2.0
+    with pytest.raises(ConfigError, match="names with spaces or signs in them go between double quotes"):
+        linear_hypotheses("asc_walk & ride = a", names)
+
+
+def test_a_tie_is_no_hypothesis_and_all_that_is_wrong_with_parameters_is_said_together():
+    with pytest.raises(ConfigError) as caught:
+        parameters_of(("w", "p"), fixed={"pp": 1.0}, tied={"w": "p*p"}, bounds={"p": (2.0, 1.0)})
+    said = str(caught.value)
+    assert caught.value.codes == ("E102",) * 3
+    assert "fixed: there is no parameter 'pp'; expected w, p" in said
+    assert "tied w: the part 'p * p' cannot be used" in said
+    assert "hypothesis" not in said
+    assert "wald_test" not in said
