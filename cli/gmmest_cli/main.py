@@ -159,7 +159,8 @@ def fit(
         raise click.UsageError("--resume goes on in the folder of the run; --out and --force begin another")
     if resume is None and config is None:
         raise click.MissingParameter(param_type="argument", param_hint="'CONFIG'")
-    given = (*overrides, *_typed(_engine(grad, executor, workers, memory)))
+    engine = _engine(grad, executor, workers, memory)
+    given: tuple[str | Option, ...] = (*overrides, *_typed(engine))
     folder: Any = nullcontext()
     if resume is not None:
         settings = _without_bootstrap(_announced(runs.settings_of(Path(resume), given, config)))

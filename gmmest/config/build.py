@@ -19,12 +19,13 @@ from gmmest.config.user_code import UserFunction, load_function
 from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.choice_data import ChoiceData
 from gmmest.data.choice_files import ChoiceFiles
+from gmmest.data.columns import unusable_columns
 from gmmest.data.conversion import Progress
 from gmmest.data.readers import read_frame, with_whole_ids
 from gmmest.data.source_files import fits_into_memory
 from gmmest.data.streams import types_of
 from gmmest.data.table import Table
-from gmmest.errors import Complaint, FileError, printable
+from gmmest.errors import Complaint, DataError, FileError, printable
 from gmmest.execution.dask import Dask
 from gmmest.execution.serial import Executor
 from gmmest.execution.threads import Threads
@@ -222,7 +223,12 @@ def build_data(config: Config, progress: Progress | None = None) -> ChoiceData |
         return ChoiceFiles.of_columns(path, roles, memory=source.memory, cache=cache, progress=progress)
     text = [case] if source.alternative is None else [case, source.alternative]
     frame = _frame(config, text, columns, [chosen])
-    return ChoiceData.from_part(frame, roles, path.name, whole=True)
+    try:
+        return ChoiceData.from_part(frame, roles, path.name, whole=True)
+    except DataError as error:
+        # The sets cannot be made, and so the model will not look at its columns.
+        gaps = unusable_columns(frame, columns, path.name, case, droppable=source.missing == "drop_set")
+        raise DataError([*error.complaints, *gaps]) from None
 
 
 def _frame(config: Config, text: Sequence[str], numbers: Sequence[str], flags: Sequence[str] = ()) -> Any:

@@ -412,6 +412,30 @@ def not_finite(
     return Complaint("E310", f"{printable(name)}: {'; '.join(parts)}", where, advice)
 
 
+def unusable_columns(
+    frame: object, names: Sequence[str], source: str, case: str, droppable: bool = False
+) -> list[Complaint]:
+    """What is wrong with columns of numbers of a frame whose rows could not be made into sets: E310, E311, E315.
+
+    With `droppable` missing values are no fault.
+    """
+    opened = open_frame(frame, source)
+    rows = np.arange(len(opened), dtype=np.int64)
+    complaints: list[Complaint] = []
+    for name in dict.fromkeys(names):
+        if name not in opened.columns:
+            complaints.append(absent(name, opened.columns, source))
+            continue
+        column = read_column(opened, name, source)
+        values = column if isinstance(column, Complaint) else as_float64(column, name, source, rows)
+        if isinstance(values, Complaint):
+            complaints.append(values)
+        elif not droppable or np.isinf(values).any():
+            found = not_finite(values, name, source, rows, lambda row: opened[case][row])
+            complaints += [] if found is None else [found]
+    return complaints
+
+
 def zero_one(column: Arrow, name: str, source: str) -> FloatArray | Complaint:
     """Read a column of choices as 0.0 and 1.0; anything but 0/1 and False/True is refused (E303)."""
     import pyarrow.compute as pc

@@ -7,7 +7,7 @@ is the same; only a frequency multiplies the number of observations, so standard
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -123,7 +123,12 @@ def as_names(names: Names) -> tuple[str, ...]:
 
 
 def strict_weights(
-    values: FloatArray, kind: Kind, name: str, where: str, ids: NDArray[Any], whole: bool = True
+    values: FloatArray,
+    kind: Kind,
+    name: str,
+    where: Callable[[NDArray[np.bool_]], str],
+    ids: NDArray[Any],
+    whole: bool = True,
 ) -> FloatArray | Complaint:
     """Sampling weights or counts, one an observation; NaN, negative and broken counts are refused (E330).
 
@@ -131,8 +136,10 @@ def strict_weights(
     ----------
     values : (N,) float64
     kind : {"weight", "frequency"}
-    name, where : str
+    name : str
         For messages.
+    where : callable
+        From the observations that are meant, (N,), to their place in words.
     ids : (N,) array
         What to call the observations.
     whole : bool
@@ -150,9 +157,11 @@ def strict_weights(
             listed = some([f"{printable(ids[i])} ({values[i]:g})" for i in np.flatnonzero(bad)[:SHOWN]])
             more = " ..." if bad.sum() > SHOWN else ""
             text = f"{kind} {quoted(name)} has values that are {what}: {listed}{more}"
-            return Complaint("E330", f"{text}; {bad.sum():,} of {bad.size:,}", where, advice)
+            return Complaint("E330", f"{text}; {bad.sum():,} of {bad.size:,}", where(bad), advice)
     if whole and not values.any():
-        return Complaint("E330", f"{kind} {quoted(name)} is zero everywhere", where)
+        return Complaint(
+            "E330", f"{kind} {quoted(name)} is zero everywhere", where(np.zeros(values.size, np.bool_))
+        )
     return read_only(values)
 
 
@@ -181,7 +190,7 @@ def _weight_array(value: ArrayLike, kind: Kind, n: int | None) -> FloatArray | C
     if array.ndim != 1 or (n is not None and array.size != n):
         expected = "one value for each observation" + ("" if n is None else f", ({n},)")
         return Complaint("E307", f"{kind} has shape {array.shape}; expected {expected}", kind)
-    return strict_weights(array, kind, kind, kind, np.arange(array.size))
+    return strict_weights(array, kind, kind, lambda _: kind, np.arange(array.size))
 
 
 def _cluster_arrays(

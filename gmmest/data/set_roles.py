@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from gmmest.data.columns import (
     absent,
     as_float64,
     code_ids,
+    in_file,
     place,
     read_column,
     read_numbers,
+    row_ranges,
 )
 from gmmest.data.immutable import read_only
 from gmmest.data.observations import (
@@ -105,11 +108,13 @@ def read_set_roles(
     for kind, name in weights:
         if name is None:
             continue
-        values = read_numbers(frame, name, source, sets.order, kind)
-        if not isinstance(values, Complaint):
-            values = _of_sets("E330", kind, name, values, source, sets)
-        if not isinstance(values, Complaint):
-            values = strict_weights(values, kind, name, place(source, name), sets.ids, whole)
+        of_rows = read_numbers(frame, name, source, sets.order, kind)
+        values = of_rows
+        if not isinstance(of_rows, Complaint):
+            values = _of_sets("E330", kind, name, of_rows, source, sets)
+            if not isinstance(values, Complaint):
+                where = partial(_place_of, of_rows, name, source, sets)
+                values = strict_weights(values, kind, name, where, sets.ids, whole)
         if isinstance(values, Complaint):
             complaints.append(values)
         else:
@@ -134,6 +139,16 @@ def read_set_roles(
     if isinstance(moments, Complaint):
         return Roles(observations), [*complaints, moments]
     return Roles(observations, *time_order(moments, columns.time, "choice set")), complaints
+
+
+def _place_of(values: FloatArray, name: str, source: str, sets: SetRows, bad: BoolArray) -> str:
+    """File, column and rows of sets with a fault; where values are missing only these rows."""
+    rows = np.repeat(bad, np.diff(sets.offsets))
+    if not rows.any():
+        return place(source, name)
+    missing = rows & ~np.isfinite(values)
+    found = sets.order[missing if missing.any() else rows]
+    return place(source, name, row_ranges(in_file(source, found)))
 
 
 def read_time(frame: nw.DataFrame[Any], name: str, source: str, order: IntArray) -> Any:

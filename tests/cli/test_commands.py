@@ -443,3 +443,24 @@ def test_set_takes_the_use_of_time_away(capsys: pytest.CaptureFixture[str]) -> N
     code, out, _ = run(capsys, "fit", linear, "--json", *(text for key in robust for text in ("--set", key)))
     assert code == VERIFIED
     assert "W305" not in out
+
+
+def test_missing_weights_and_columns_are_said_together_with_their_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = "1,bus,1,2,,1\n1,car,0,3,5,1\n2,bus,0,,5,\n2,car,1,2.5,5,\n3,bus,1,2.5,5,2\n3,car,0,2,4,2\n"
+    (tmp_path / "w.csv").write_text(f"id,mode,took,price,income,w\n{cells}")
+    path = tmp_path / "w.yaml"
+    path.write_text(
+        "data: {path: w.csv, case: id, alternative: mode, chosen: took, weight: w}\n"
+        "model: {utility: [{column: price}, {column: income}]}\n"
+    )
+    code, _, err = run(capsys, "fit", str(path))
+    assert code == BAD_INPUT
+    assert re.findall("^E[0-9]+", err, re.MULTILINE) == ["E330", "E310", "E310"]
+    assert 'where: w.csv, column "w", rows 3-4\n' in err
+    assert "E310 price: 1 missing, first at row 3 (set 2)\n" in err
+    assert "E310 income: 1 missing, first at row 1 (set 1)\n" in err
+    assert "missing: drop_set" in err
+    code, _, err = run(capsys, "fit", str(path), "--set", "data.missing=drop_set")
+    assert re.findall("^E[0-9]+", err, re.MULTILINE) == ["E330"]
