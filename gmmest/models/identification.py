@@ -85,10 +85,10 @@ def check_features(blocks: Sequence[Block], names: tuple[str, ...], columns: Col
     complaints = [
         Complaint(
             "E202",
-            f"{combination} within every choice set, up to {gap:.0e} of its variation",
-            next="drop one of these terms",
+            f"{combination.text} within every choice set, up to {combination.gap:.0e} of its variation",
+            next=_which_to_drop(combination),
         )
-        for combination, gap in _combinations(near.factor, near.scale, names)
+        for combination in _combinations(near.factor, near.scale, names)
     ]
     _raise(complaints)
     return Checked(within, recombination(near.factor, near.scale, names))
@@ -211,8 +211,12 @@ def check_regression(
     _raise(too_few_moments(len(moment_names), len(names)))
     factor, scale = _factor(X)
     complaints = [
-        Complaint("E202", f"{combination}, up to {gap:.0e} of its size", next="drop one of these regressors")
-        for combination, gap in _combinations(factor, scale, names)
+        Complaint(
+            "E202",
+            f"{combination.text}, up to {combination.gap:.0e} of its size",
+            next="drop one of these regressors",
+        )
+        for combination in _combinations(factor, scale, names)
     ]
     both, sizes = _factor(np.concatenate([Z, X], axis=1))
     m = len(moment_names)
@@ -224,10 +228,10 @@ def check_regression(
         [
             Complaint(
                 "E213",
-                f"the instruments do not identify the parameters: {combination} as far as they can tell",
+                f"the instruments do not identify the parameters: {combination.text} as far as they can tell",
                 next="add instruments that move these regressors apart",
             )
-            for combination, _ in _combinations(projected, sizes[m:], names)
+            for combination in _combinations(projected, sizes[m:], names)
         ]
     )
     return recombination(both[:m, :m], sizes[:m], moment_names)
@@ -254,10 +258,10 @@ def too_few_moments(
 
 
 def _redundant(factor: Array, scale: Array, names: tuple[str, ...], place: str) -> Iterator[Complaint]:
-    for combination, _ in _combinations(factor, scale, names):
+    for combination in _combinations(factor, scale, names):
         yield Complaint(
             "E211",
-            f"a moment is redundant: {combination}{place}; the J test would count it",
+            f"a moment is redundant: {combination.text}{place}; the J test would count it",
             next="drop one of these instruments",
         )
 
@@ -298,8 +302,39 @@ def _unit_columns(triangle: Array) -> tuple[Array, Array]:
     return triangle / norms, norms
 
 
-def _combinations(factor: Array, scale: Array, names: tuple[str, ...]) -> Iterator[tuple[str, float]]:
-    """Columns that are combinations of others, as text, with the distance from being exactly so."""
+@dataclass(frozen=True, slots=True)
+class _Combination:
+    """A column that is a combination of others: in words, the distance from being exactly so, all that it names."""
+
+    text: str
+    gap: float
+    names: tuple[str, ...]
+
+
+def _which_to_drop(combination: _Combination) -> str:
+    if len(combination.names) > 1 and all(name.startswith("asc_") for name in combination.names):
+        return "leave one alternative without a constant: it is what the others are compared with"
+    return "drop one of these terms"
+
+
+def _sum(parts: Sequence[tuple[str, float]]) -> str:
+    """A sum as one writes it.
+
+    Examples
+    --------
+    >>> _sum([("a", -1.0), ("b", 2.5), ("c", -1.0)])
+    '-a + 2.5 b - c'
+    """
+    words = []
+    for name, weight in parts:
+        size = f"{abs(weight):.6g}"
+        words.append(("-" if weight < 0 else "+", name if size == "1" else f"{size} {name}"))
+    text = " ".join(f"{sign} {word}" for sign, word in words)
+    return text.removeprefix("+ ") if text.startswith("+") else text.replace("- ", "-", 1)
+
+
+def _combinations(factor: Array, scale: Array, names: tuple[str, ...]) -> Iterator[_Combination]:
+    """Columns that are combinations of others."""
     from scipy.linalg import qr, solve_triangular
 
     triangle, order = qr(factor, mode="r", pivoting=True)
@@ -311,5 +346,6 @@ def _combinations(factor: Array, scale: Array, names: tuple[str, ...]) -> Iterat
         weights = solve_triangular(triangle[:rank, :rank], triangle[:rank, k])
         weights *= scale[order[k]] / scale[order[:rank]]
         size_of = np.abs(weights) * scale[order[:rank]] / scale[order[k]]
-        parts = [f"{weights[j]:+.6g} {printable(names[order[j]])}" for j in range(rank) if size_of[j] > 1e-6]
-        yield f"{printable(names[order[k]])} = {' '.join(parts).lstrip('+') or '0'}", float(gaps[k])
+        parts = [(printable(names[order[j]]), float(weights[j])) for j in range(rank) if size_of[j] > 1e-6]
+        text = f"{printable(names[order[k]])} = {_sum(parts) or '0'}"
+        yield _Combination(text, float(gaps[k]), (names[order[k]], *(name for name, _ in parts)))

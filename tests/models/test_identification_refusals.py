@@ -97,6 +97,22 @@ def test_constants_of_all_alternatives_are_one_too_many(travel_data):
     assert "gc" not in str(refused.value).split("within")[0]
 
 
+def test_sums_are_written_as_people_do_and_constants_are_told_from_others():
+    _, X, chosen, offsets = _draw()
+    ones = np.zeros((len(X), 3))
+    ones[offsets[:-1], 0] = ones[offsets[:-1] + 1, 1] = 1.0
+    ones[:, 2] = 1.0 - ones[:, 0] - ones[:, 1]
+    refused = _refused(_data(ones, chosen, offsets, ["asc_walk", "asc_car", "asc_metro"]))
+    (complaint,) = refused.complaints
+    left, right = complaint.what.partition(" within")[0].split(" = ")
+    others = sorted({"asc_walk", "asc_car", "asc_metro"} - {left})
+    assert right in (f"-{others[0]} - {others[1]}", f"-{others[1]} - {others[0]}")
+    assert complaint.next.startswith("leave one alternative without a constant")
+    refused = _refused(_data(np.column_stack([X, X[:, 0]]), chosen, offsets, list("abcd")))
+    assert str(refused).startswith(("E202 a = d within", "E202 d = a within"))
+    assert refused.complaints[0].next == "drop one of these terms"
+
+
 def test_every_superfluous_column_is_named():
     _, X, chosen, offsets = _draw()
     refused = _refused(
@@ -117,7 +133,8 @@ def test_any_combination_is_found_and_spelt_right(weights, power):
     assert refused.codes == ("E202",)
     left, right = str(refused).removeprefix("E202 ").split(" within")[0].split(" = ")
     columns = dict(zip(["a", "b", "c", "d"], X.T, strict=True))
-    said = sum(float(w) * columns[name] for w, name in re.findall(r"([-+]?[\d.e+-]+) ([abcd])", right))
+    terms = re.findall(r"([-+]?) ?(?:([\d.]+(?:e[+-]\d+)?) )?([abcd])", right)
+    said = sum((-1.0 if sign == "-" else 1.0) * float(w or 1) * columns[name] for sign, w, name in terms)
     np.testing.assert_allclose(said, columns[left], rtol=1e-4, atol=1e-4 * np.abs(columns[left]).max())
 
 
