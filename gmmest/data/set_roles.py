@@ -79,7 +79,12 @@ class Roles:
 
 
 def read_set_roles(
-    frame: nw.DataFrame[Any], source: str, columns: RoleColumns, sets: SetRows, whole: bool = True
+    frame: nw.DataFrame[Any],
+    source: str,
+    columns: RoleColumns,
+    sets: SetRows,
+    whole: bool = True,
+    unit: str = "choice set",
 ) -> tuple[Roles, list[Complaint]]:
     """Read columns that are constant within observations, and say what is wrong with them.
 
@@ -92,6 +97,8 @@ def read_set_roles(
         The rows of each observation, and what to call it.
     whole : bool
         Whether these are all observations; of a part all weights may be zero.
+    unit : str
+        What an observation is called in notes.
 
     Returns
     -------
@@ -138,7 +145,7 @@ def read_set_roles(
         moments = _of_sets("E331", "time", columns.time, moments, source, sets)
     if isinstance(moments, Complaint):
         return Roles(observations), [*complaints, moments]
-    return Roles(observations, *time_order(moments, columns.time, "choice set")), complaints
+    return Roles(observations, *time_order(moments, columns.time, unit)), complaints
 
 
 def _place_of(values: FloatArray, name: str, source: str, sets: SetRows, bad: BoolArray) -> str:

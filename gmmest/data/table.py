@@ -169,7 +169,7 @@ class Table:
         if len(opened) == 0:
             raise DataError(complaints)
         asked = RoleColumns(weight, frequency, cluster, time)
-        roles, of_roles = read_set_roles(opened, source, asked, _single_rows(len(opened)))
+        roles, of_roles = read_set_roles(opened, source, asked, _single_rows(len(opened)), unit="row")
         if complaints or of_roles:
             raise DataError([*complaints, *of_roles])
         ignored = () if columns is not None else tuple(name for name in opened.columns if name not in taken)

@@ -77,10 +77,11 @@ def test_time_orders_sets_and_rows_stably_with_a_note():
     data = sets(frame(t=[3, 3, 1, 1, 2, 2]), time="t")
     assert data.ids.tolist() == [8, 9, 7]
     assert data.column("x").tolist() == [0.2, 0.9, 0.3, 0.5, 0.1, 0.4]
-    assert data.notes[0].startswith("W305")
+    assert data.notes == ("W305 3 of 3 choice sets were moved into the order of t",)
     dates = pd.to_datetime(["2020-01-03", "2020-01-01", "2020-01-02"])
     table = gm.Table.from_frame(pd.DataFrame({"y": [3.0, 1.0, 2.0], "day": dates}), ["y"], time="day")
     assert table.columns["y"].tolist() == [1.0, 2.0, 3.0]
+    assert table.notes == ("W305 3 of 3 rows were moved into the order of day",)
 
 
 def test_time_after_dropped_sets():
