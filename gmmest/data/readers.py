@@ -519,7 +519,8 @@ def _bad_cells(
     what = f"{printable(name)}: row {in_file(source, rows[0]) + 1:,} holds {shown(values[0])}, expected {expected}"
     if rows.size > 1:
         more = " ..." if rows.size > len(values) else ""
-        others = some(dict.fromkeys(shown(value) for value in values[1:]))
-        what += f"; also {others}{more}, {plural(rows.size, 'cell')} in all"
+        others = [word for word in dict.fromkeys(map(shown, values)) if word != shown(values[0])]
+        also = f"also {some(others)}{more}, " if others else ""
+        what += f"; {also}{plural(rows.size, 'cell')} in all"
     advice = number_hint(values[0]) if code == "E311" else "write 1 for the chosen row and 0 for the others"
     return Complaint(code, what, place(source, name, row_ranges(in_file(source, rows))), advice)
