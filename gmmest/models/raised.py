@@ -46,7 +46,9 @@ def called(function: Callable[..., Any], kind: str, theta: Any, rows: Any) -> An
     ...
     """
     try:
-        return function(theta, rows)
+        # What is not finite is complained of by name (E411), or stepped back from.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return function(theta, rows)
     except (GmmestError, MemoryError):
         raise
     except Exception as error:

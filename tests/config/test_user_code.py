@@ -18,7 +18,7 @@ from gmmest import config, with_derivative
 from gmmest.config.build import build, fit
 from gmmest.config.user_code import load_function
 from gmmest.data.table import Table
-from gmmest.errors import ConfigError, FileError, GmmestError
+from gmmest.errors import ConfigError, EstimationError, FileError, GmmestError
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.models.moment_function import MomentFunction
 
@@ -284,3 +284,16 @@ def test_a_derivative_by_hand_that_fails_is_named() -> None:
     table = Table.from_arrays({"y": [1.0, 2.0]})
     with pytest.raises(ConfigError, match=r"E111 the derivative of the moment function .* raised IndexError"):
         GMMEstimator(MomentFunction(function, names=["mu"]), table).fit()
+
+
+def test_moments_that_are_not_finite_are_said_once_and_not_warned_of(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    def overflowing(theta: Any, rows: Any) -> Any:
+        return (rows["y"] - np.exp(1000.0 * rows["y"] + theta[0]) * np.log(theta[0]))[:, None]
+
+    table = Table.from_arrays({"y": [1.0, 2.0]})
+    for grad in ("auto", "forward", "complex"):
+        with pytest.raises(EstimationError, match="E411"):
+            GMMEstimator(MomentFunction(overflowing, names=["mu"]), table, grad=grad).fit()
+    assert not [str(each.message) for each in recwarn if each.category is RuntimeWarning]
