@@ -21,6 +21,15 @@ BAD_INPUT, NOT_VERIFIED, ENVIRONMENT, INTERRUPTED, TERMINATED = 2, 3, 4, 130, 14
 
 GRADS = ("auto", "analytic", "forward", "jax", "jax-forward", "complex", "fd", "fd-central")
 EXECUTORS = ("serial", "threads", "dask")
+BENCH_PARTS = """\b
+The parts:
+  a  a whole fit against other programs
+  b  one pass against memory and arithmetic
+  c  growth with rows, alternatives, features and moments
+  d  files larger than memory
+  e  two workers, and Dask
+  f  the same bits from all
+  g  a fit that was killed, resumed"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -302,8 +311,18 @@ def bootstrap(
         if not result.verified:
             click.echo(result.verdict(), err=True)
             return NOT_VERIFIED
+        kept: list[int] = []
         with show.replications() as watch_draws:
-            found = bootstrap_config(settings, result, draws, resume, watch_draws)
+
+            def watch_all(done: int, total: int) -> None:
+                kept.append(done)
+                if watch_draws is not None:
+                    watch_draws(done, total)
+
+            found = bootstrap_config(settings, result, draws, resume, watch_all)
+        if resume:
+            made = kept[-1] - kept[0]
+            click.echo(f"resumed: {kept[0]:,} replications from the journal, {made:,} made now", err=True)
         if out is not None:
             show.write_bootstrap(found, out, resume)
     if as_json:
@@ -351,8 +370,14 @@ def simulate(config: str | None, out: str, force: bool, **sizes: str | None) -> 
     return 0
 
 
-@cli.command()
-@click.option("--part", "parts", default="", metavar="a,b,...", help="Some of the parts; by default all.")
+@cli.command(epilog=BENCH_PARTS)
+@click.option(
+    "--part",
+    "parts",
+    default="",
+    metavar="a,b,...",
+    help="Some of the parts, by their letters; by default all.",
+)
 @click.option(
     "--quick", is_flag=True, help="Tiny sizes, to see that everything runs; no figure is to be believed."
 )

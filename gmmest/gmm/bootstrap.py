@@ -232,7 +232,12 @@ def _all_replications(
     if not options.resume and Path(options.path).exists():
         where = printable(options.path)
         raise FileError(
-            Complaint("E508", "replications already there", where, "resume them, or another file")
+            Complaint(
+                "E508",
+                "replications already there",
+                where,
+                "--resume, or another --out folder; in Python resume=True, or another path",
+            )
         )
     with Journal(options.path, header) as journal:
         found = {each.index: each for record in journal.records for each in _read(record)}

@@ -39,10 +39,12 @@ def test_a_folder_goes_on_to_the_same_bits(capsys: pytest.CaptureFixture[str], t
     code, _, err = run(capsys, LOGIT, "--replications", "20", "--seed", "1", "--out", str(folder))
     assert code == 2
     assert "E508" in err
+    assert "next:  --resume, or another --out" in err
 
     more = (LOGIT, "--replications", "20", "--seed", "1", "--out", str(folder), "--resume", "--json")
-    code, out, _ = run(capsys, *more)
+    code, out, err = run(capsys, *more)
     assert code == 0
+    assert err == "resumed: 7 replications from the journal, 13 made now\n"
     results = [json.loads((each / "bootstrap.json").read_text()) for each in (whole, folder)]
     results.append(json.loads(out))
     for read in results:

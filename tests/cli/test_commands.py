@@ -464,3 +464,11 @@ def test_missing_weights_and_columns_are_said_together_with_their_rows(
     assert "missing: drop_set" in err
     code, _, err = run(capsys, "fit", str(path), "--set", "data.missing=drop_set")
     assert re.findall("^E[0-9]+", err, re.MULTILINE) == ["E330"]
+
+
+def test_the_help_of_bench_says_what_its_letters_are(capsys: pytest.CaptureFixture[str]) -> None:
+    from gmmest.bench.suite import PARTS
+
+    _, out, _ = run(capsys, "bench", "--help")
+    for part in PARTS:
+        assert f"  {part.letter}  {part.question}\n" in out
