@@ -407,8 +407,9 @@ def bench(parts: str, quick: bool, out: str | None, as_json: bool) -> int:
 
 def _loaded(path: str, overrides: Sequence[str | Option]) -> Any:
     from gmmest.config import load
+    from gmmest_cli import runs
 
-    return _announced(load(path, overrides))
+    return _announced(load(path, overrides, runs.home_of(path)))
 
 
 def _without_bootstrap(settings: Any) -> Any:

@@ -37,6 +37,7 @@ __all__ = [
     "Terminated",
     "begun",
     "drawn",
+    "home_of",
     "resumed",
     "settings_of",
     "stoppable",
@@ -191,7 +192,7 @@ def settings_of(folder: Path, overrides: Sequence[str | Option], config: str | N
     given = (
         configuration.loads(text, folder=kept.folder, name=kept.folder.name, overrides=overrides)
         if config is None
-        else configuration.load(config, overrides)
+        else configuration.load(config, overrides, home_of(config))
     )
     before, now = dict(_flat(kept.as_dict())), dict(_flat(given.as_dict()))
     differing = [
@@ -213,6 +214,17 @@ def settings_of(folder: Path, overrides: Sequence[str | Option], config: str | N
             )
         )
     return given
+
+
+def home_of(config: str) -> Path | None:
+    """Where relative paths of the settings in a folder of a run start; None for any other file."""
+    path = Path(config)
+    if path.name != SETTINGS or not (path.parent / MANIFEST).is_file():
+        return None
+    try:
+        return Path(json.loads((path.parent / MANIFEST).read_text(encoding="utf-8"))["config_folder"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _code_hash(settings: Config) -> str | None:

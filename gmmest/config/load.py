@@ -40,7 +40,9 @@ from gmmest.errors import Complaint, FileError, closest, nearest
 __all__ = ["load", "loads"]
 
 
-def load(path: str | Path, overrides: Sequence[str | Option] = ()) -> Config:
+def load(
+    path: str | Path, overrides: Sequence[str | Option] = (), folder: str | Path | None = None
+) -> Config:
     """Read the configuration in a YAML file.
 
     Parameters
@@ -51,6 +53,8 @@ def load(path: str | Path, overrides: Sequence[str | Option] = ()) -> Config:
         Settings like ``"estimation.optimizer=bfgs"`` or ``"model.utility.0.column=gc"`` that
         replace or add to those of the file, or take one away, ``"data.time=null"``; the last of equal ones
         counts.
+    folder : str or Path, optional
+        Where relative names start, if not at the file's folder.
 
     Returns
     -------
@@ -87,7 +91,14 @@ def load(path: str | Path, overrides: Sequence[str | Option] = ()) -> Config:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         what = f"cannot read the configuration '{short(file, 200)}': {reason}"
         raise FileError(Complaint("E511", what, "", "check the name and the permissions")) from None
-    return _config(_decoded(content, file.name), file.name, file.parent, file, overrides, {})
+    return _config(
+        _decoded(content, file.name),
+        file.name,
+        file.parent if folder is None else Path(folder),
+        file,
+        overrides,
+        {},
+    )
 
 
 def loads(

@@ -428,3 +428,15 @@ def test_an_empty_result_is_written_again_and_a_lost_journal_is_told(
     assert code == VERIFIED
     assert err.startswith("there is no journal in this folder: the fit begins anew\nresumed: 0 evaluations")
     assert answer(folder) == answer(travel)
+
+
+def test_the_settings_of_a_run_are_a_configuration_of_the_command(
+    travel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "fit", travel / "config.json", "--json")
+    assert code == VERIFIED
+    assert json.loads(out)["params"] == answer(travel)["params"]
+    copied = tmp_path / "config.json"
+    copied.write_text((travel / "config.json").read_text())
+    assert run(capsys, "fit", copied)[0] == BAD_INPUT  # there is nothing to say where its paths start
