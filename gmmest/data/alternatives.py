@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gmmest.data.columns import FloatArray, IntArray, did_you_mean, place, quoted
+from gmmest.data.columns import FloatArray, IntArray, did_you_mean, place, quoted, shown
 from gmmest.data.immutable import read_only
 from gmmest.errors import Complaint, DataError, some
 
-__all__ = ["Alternatives", "part_name", "unknown_label"]
+__all__ = ["Alternatives", "alike_note", "part_name", "unknown_label"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +55,26 @@ class Alternatives:
 def part_name(labels: Sequence[str]) -> str:
     """What codes of these labels are called in hashes."""
     return f"alternative {json.dumps(list(labels))}"
+
+
+def alike_note(labels: Sequence[str]) -> tuple[str, ...]:
+    """Say which labels differ only in blanks or capitals; nothing if none do.
+
+    Examples
+    --------
+    >>> alike_note(["bus", "car", "bus "])
+    ("W316 alternatives whose labels differ only in blanks or capitals: 'bus' and 'bus '; each is one of its own",)
+    """
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(" ".join(label.split()).casefold(), []).append(label)
+    alike = [" and ".join(map(shown, group)) for group in groups.values() if len(group) > 1]
+    if not alike:
+        return ()
+    listed = some(alike)
+    return (
+        f"W316 alternatives whose labels differ only in blanks or capitals: {listed}; each is one of its own",
+    )
 
 
 def unknown_label(label: str, labels: Sequence[str], source: str) -> Complaint:

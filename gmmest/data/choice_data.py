@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gmmest.data.alternatives import Alternatives, part_name
+from gmmest.data.alternatives import Alternatives, alike_note, part_name
 from gmmest.data.array_door import Matrices, read_matrices, read_sets, require_one_door, strict_matrix
 from gmmest.data.block import Block, taken_rows
 from gmmest.data.choice_columns import ChoiceColumns
@@ -204,7 +204,10 @@ class ChoiceData:
             instrument_names=(),
             ids=read_only(sets.ids),
             alternatives=found.alternatives,
-            notes=moved_note(sets.order),
+            notes=(
+                *moved_note(sets.order),
+                *alike_note(found.alternatives.labels if found.alternatives else ()),
+            ),
             source=source,
             observations=roles.observations,
             _origin=_Origin(opened, read_only(sets.order), columns.missing),

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gmmest.data.alternatives import part_name, unknown_label
+from gmmest.data.alternatives import alike_note, part_name, unknown_label
 from gmmest.data.block import Block
 from gmmest.data.choice_columns import ChoiceColumns
 from gmmest.data.choice_data import ChoiceData
@@ -318,7 +318,8 @@ class _Whole:
         )
 
     def _notes(self) -> tuple[str, ...]:
-        return tuple(str(drop) for drop in added(self._drops, self._n_sets))
+        drops = added(self._drops, self._n_sets)
+        return (*alike_note(list(self._labels)), *(str(drop) for drop in drops))
 
     def _has_keys(self) -> bool:
         return self._writer.has("keys")

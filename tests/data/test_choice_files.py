@@ -835,3 +835,20 @@ def test_workers_map_the_store_itself(tmp_path: Path) -> None:
     stored = {Path(array.path).name for array in message.arrays if isinstance(array, Piece)}
     assert stored >= {"features.bin", "instruments.bin", "chosen.bin"}
     assert sum(path.stat().st_size for path in (tmp_path / "spilled").iterdir()) < 8 * 1000
+
+
+def test_labels_that_differ_only_in_blanks_or_capitals_are_noted(tmp_path: Path) -> None:
+    table = rows(30)
+    mode = table["mode"].to_pylist()
+    first = {label: mode.index(label) for label in ("bus", "car")}
+    mode[first["bus"]], mode[first["car"]] = "bus ", "Car"
+    table = table.set_column(1, "mode", pa.array(mode))
+    note = "W316 alternatives whose labels differ only in blanks or capitals: "
+    (found,) = ChoiceData.from_frame(table, **ROLES).notes
+    assert found.startswith(note)
+    assert "'bus '" in found
+    assert "'Car'" in found
+    folder = write(tmp_path / "data", [table])
+    stored = converted(ChoiceFiles(folder, **ROLES), MODEL, tmp_path / "store", 7)
+    assert read_manifest(stored).notes == [found]
+    assert ChoiceData.from_frame(rows(30), **ROLES).notes == ()
