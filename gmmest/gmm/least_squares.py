@@ -488,5 +488,10 @@ class LeastSquaresResults:
 
         return FitSummary(self.verdict(), self.facts(), *self.table(alpha), self.notes)
 
+    def __repr__(self) -> str:
+        pairs = zip(self.names, self.theta, self.standard_errors, strict=True)
+        estimates = ", ".join(f"{printable(name)} {b:.6g} ({e:.3g})" for name, b, e in pairs)
+        return f"<LeastSquaresResults: {self.verdict()}; {estimates}>"
+
     def __str__(self) -> str:
         return str(self.summary())

@@ -75,6 +75,14 @@ def test_weights_frequencies_and_ties_are_in_the_summary():
         assert not any(line.endswith(" ") for line in text.splitlines())
 
 
+def test_least_squares_are_named_by_verdict_and_estimates():
+    x = np.arange(6.0)
+    rows = gm.Table.from_arrays({"x": x, "y": 2.0 * x + np.cos(5 * x)})
+    found = gm.NonlinearLeastSquares(lambda b, rows: rows["y"] - b[0] * rows["x"], names=["slope"]).fit(rows)
+    assert repr(found).startswith(f"<LeastSquaresResults: {found.verdict()}; slope {found.theta[0]:.6g} (")
+    assert "array(" not in repr(found)
+
+
 def test_an_estimator_names_what_is_not_the_default(travel_data, greene):
     plain = gm.GMMEstimator(greene, travel_data())
     assert repr(plain) == "<GMMEstimator: Logit of ChoiceData>"
