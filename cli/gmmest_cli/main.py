@@ -311,18 +311,18 @@ def bootstrap(
         if not result.verified:
             click.echo(result.verdict(), err=True)
             return NOT_VERIFIED
-        kept: list[int] = []
+        made: list[int] = []
         with show.replications() as watch_draws:
 
             def watch_all(done: int, total: int) -> None:
-                kept.append(done)
+                made.append(done)
                 if watch_draws is not None:
                     watch_draws(done, total)
 
             found = bootstrap_config(settings, result, draws, resume, watch_all)
         if resume:
-            made = kept[-1] - kept[0]
-            click.echo(f"resumed: {kept[0]:,} replications from the journal, {made:,} made now", err=True)
+            reused, now = made[0], made[-1] - made[0]
+            click.echo(f"resumed: {reused:,} replications from the journal, {now:,} made now", err=True)
         if out is not None:
             show.write_bootstrap(found, out, resume)
     if as_json:

@@ -83,6 +83,12 @@ class STest:
     def __post_init__(self) -> None:
         freeze(self, "theta")
 
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __str__(self) -> str:
+        return f"S: chi2({self.df}) = {self.stat:.4f}, p = {self.pvalue:.4g}"
+
 
 @dataclass(frozen=True, slots=True)
 class KTest:
@@ -111,6 +117,12 @@ class KTest:
 
     def __post_init__(self) -> None:
         freeze(self, "theta")
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __str__(self) -> str:
+        return f"K: chi2({self.df}) = {self.stat:.4f}, p = {self.pvalue:.4g}"
 
 
 @dataclass(frozen=True, slots=True)
