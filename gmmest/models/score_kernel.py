@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmmest.data.block import Block
+from gmmest.data.immutable import frozen
 from gmmest.models.sample import MomentSums
 
 __all__ = ["WIDE", "Layout", "layout_of", "score_sums", "serves"]
@@ -34,7 +35,7 @@ ROOM = 3200
 """Numbers of the centred rows that are held: 25 KB of a first cache of 32."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """Where things lie for so many features; see :func:`layout_of`.
 
@@ -48,12 +49,15 @@ class Layout:
         Rows that are held.
     places : tuple of int
         Where the results (g, G, S) and the room for rows begin, in numbers; at last the end.
+    entries : (K, K) int64
+        Which number of G, or S, is which entry of the symmetric matrix: one of the upper triangle.
     """
 
     features: int
     stride: int
     rows: int
     places: tuple[int, ...]
+    entries: NDArray[np.int64]
 
 
 @lru_cache(maxsize=2 * WIDEST)
@@ -70,7 +74,9 @@ def layout_of(features: int) -> Layout:
     rows = min(512, max(64, ROOM // stride // WIDE * WIDE))
     long, held = rows + WIDE, rows * stride
     sizes = (stride, stride * stride, stride * stride, *[long] * 4, held, held, long)  # see score_program
-    return Layout(features, stride, rows, tuple(itertools.accumulate(sizes, initial=0)))
+    one, other = np.indices((features, features))
+    entries = stride * np.minimum(one, other) + np.maximum(one, other)
+    return Layout(features, stride, rows, tuple(itertools.accumulate(sizes, initial=0)), frozen(entries))
 
 
 def serves(theta: object, block: Block) -> bool:
@@ -126,16 +132,9 @@ def score_sums(theta: Array, block: Block, square: bool) -> MomentSums:
     outputs = [room.ctypes.data + place * room.itemsize for place in places]
     _compiled(layout)(block.n_sets, int(square), *inputs, *outputs)
     moments, *sums = (results[a:b] for a, b in itertools.pairwise(places[:4]))
-    jacobian, squares = (_symmetric(each, layout) for each in sums)
+    jacobian, squares = (each[layout.entries] for each in sums)
     count, first = block.n_obs, moments[: layout.features].copy()  # and the room can go
     return MomentSums(count, first, jacobian, squares if square else None)
-
-
-def _symmetric(sums: Array, layout: Layout) -> Array:
-    """The matrix whose upper triangle is that of the sums."""
-    matrix = np.triu(sums.reshape(layout.stride, layout.stride)[: layout.features, : layout.features])
-    matrix += np.triu(matrix, 1).T
-    return matrix
 
 
 COMPILING = Lock()
