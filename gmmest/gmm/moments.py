@@ -163,7 +163,7 @@ class Moments:
         def sums(part: Part) -> MomentSums:
             if square and own is not None:
                 found: MomentSums = own(theta, part.block)
-                return replace(found, count=part.count)
+                return found if found.count == part.count else replace(found, count=part.count)
             value, jacobian = self._prepared.value_and_jacobian(theta, part.block)
             squares = _square(self.model, theta, part) if square else None
             return MomentSums(part.count, value, jacobian, squares)

@@ -7,7 +7,7 @@ For choice sets with weights w, lengths v, features X and one chosen row each, i
 with ``d_i = xbar_i`` less the chosen row, ``xbar_i = sum_j s_ij x_ij``: what :func:`.share_sums` makes for Z = X,
 where v = w/sqrt(f) with frequencies f.
 
-Rows are taken a chunk at a time, whole sets, as many as the processor's first cache holds while all of this is done:
+Rows are taken a chunk at a time, whole sets, as many as stay in the processor's first cache until they are centred:
 
 1. utilities ``u = x'theta``, four rows at once;
 2. utilities less the largest of their set;
@@ -16,8 +16,9 @@ Rows are taken a chunk at a time, whole sets, as many as the processor's first c
 4. for each set ``1 / sum h^2``, and the root of w times that;
 5. for each set its mean ``xbar = sum h^2 x / sum h^2`` and d, and its rows ``c = sqrt(w s)(xbar - x)``, centred before
    they are multiplied as in :mod:`.shares`;
-6. when there is room for no further chunk, their products: ``G += c'c``, the upper triangle, as many entries at a
-   time as there are registers.  Meanwhile the next rows are asked for from memory.  The same makes S of d.
+6. when there is room for no further chunk, the products of all rows that are held: ``G += c'c``, the upper triangle,
+   as many entries at a time as there are registers.  Meanwhile the next rows are asked for from memory.  The same makes
+   S of d.
 
 Every entry of g, G and S is a sum over rows, or sets, in their order: how many lanes a processor has changes no bit.
 
@@ -37,6 +38,8 @@ __all__ = ["compiled"]
 
 PIECE = 4
 """Features that are taken together, and rows whose utilities are."""
+AHEAD = 32
+"""Rows between what is worked on next and what is asked for: nearer ones come by themselves."""
 UNITS = 6
 """Pieces of four rows of the matrix that are summed at once: 24 of 32 registers."""
 LOG_2_HIGH, LOG_2_LOW = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
@@ -58,7 +61,7 @@ class _Score:
     """The functions for one layout, whose sizes are constants of the code."""
 
     def __init__(self, layout: Layout) -> None:
-        self.K, self.stride, self.rows = layout.features, layout.stride, layout.rows
+        self.K, self.stride, self.chunk, self.rows = layout.features, layout.stride, layout.chunk, layout.rows
         self.pieces = [(k, min(PIECE, self.K - k)) for k in range(0, self.K, PIECE)]
         self.program = Program("score")
 
@@ -109,13 +112,13 @@ class _Score:
         f.end()
 
     def _end_of_chunk(self, f: Function, first: Value, n_sets: Value, offsets: Address) -> Value:
-        """One set, and those after it up to half the room, in rows."""
+        """One set, and those after it up to a chunk, in rows."""
         end, row = Variable(first + 1), offsets.load(first)
 
         def one_more() -> Value:
             after = end.get() + 1
             there = after <= n_sets
-            within = offsets.load(there.choose(after, n_sets)) - row <= self.rows // 2
+            within = offsets.load(there.choose(after, n_sets)) - row <= self.chunk
             return there & within
 
         with f.loop_while(one_more):
@@ -127,12 +130,11 @@ class _Score:
         f = self.program.function("utilities", "doubles", "doubles", "count", "count", "count", "doubles")
         X, theta, row, last, n, u = f.arguments
         slopes = [theta.load_first(m, k, PIECE) for k, m in self.pieces]
-        with f.loop(0, n, PIECE) as r:
+
+        def four(r: Value, rows: list[Value]) -> None:
             sums = []
-            for j in range(PIECE):
-                at = row + r + j
-                x = X.at((at > last).choose(last, at) * self.K)
-                total = f.double(0.0).spread(PIECE)
+            for at in rows:
+                x, total = X.at(at * self.K), f.double(0.0).spread(PIECE)
                 for (k, m), slope in zip(self.pieces, slopes, strict=True):
                     total = x.load_first(m, k, PIECE).times_plus(slope, total)
                 sums.append(total)
@@ -140,6 +142,12 @@ class _Score:
                 a.shuffle(b, (0, 4, 2, 6)) + a.shuffle(b, (1, 5, 3, 7)) for a, b in (sums[:2], sums[2:])
             )
             u.store(low.shuffle(high, (0, 1, 4, 5)) + low.shuffle(high, (2, 3, 6, 7)), r)
+
+        whole = (n / PIECE) * PIECE
+        with f.loop(0, whole, PIECE) as r:
+            four(r, [row + r + j for j in range(PIECE)])
+        with f.loop(whole, n, PIECE) as r:
+            four(r, [(row + r + j > last).choose(last, row + r + j) for j in range(PIECE)])
         return f.end()
 
     def _below_the_largest(self) -> Function:
@@ -212,7 +220,7 @@ class _Score:
             even, odd = ([Variable(f.double(0.0).spread(PIECE)) for _ in self.pieces] for _ in range(2))
 
             def add(r: Value, sums: list[Variable]) -> None:
-                e, x = (h.load(r) * h.load(r)).spread(PIECE), X.at((row + r) * self.K)
+                e, x = h.load(r) * h.load(r), X.at((row + r) * self.K)
                 for (k, m), total in zip(self.pieces, sums, strict=True):
                     total.set(x.load_first(m, k, PIECE).times_plus(e, total.get()))
 
@@ -232,7 +240,7 @@ class _Score:
                 d.store(difference * length.load(t), i * self.stride + k)
                 means.append(mean)
             with f.loop(a, b) as r:
-                scale, x = (h.load(r) * root.load(i)).spread(PIECE), X.at((row + r) * self.K)
+                scale, x = h.load(r) * root.load(i), X.at((row + r) * self.K)
                 for (k, m), mean in zip(self.pieces, means, strict=True):
                     c.store((mean - x.load_first(m, k, PIECE)) * scale, r * self.stride + k)
         return f.end()
@@ -241,7 +249,8 @@ class _Score:
         """``total += c'c`` for n rows c, the upper triangle; the rows that come next are asked for meanwhile."""
         f = self.program.function("products", "doubles", "count", "doubles", "doubles")
         rows, n, total, ahead = f.arguments
-        for turn, units in enumerate(_sweeps(self.pieces[-1][0] + PIECE)):
+        sweeps, lines = _sweeps(self.pieces[-1][0] + PIECE), range(0, self.K, WIDE)
+        for turn, units in enumerate(sweeps):
             entries = [(a + i, b, lanes) for a, b, lanes in units for i in range(PIECE)]
             sums = [Variable(total.load(a * self.stride + b, lanes)) for a, b, lanes in entries]
             with f.loop(0, n) as r:
@@ -250,9 +259,8 @@ class _Score:
                 left = {a: row.load(a) for a, _, _ in entries}
                 for (a, b, lanes), entry in zip(entries, sums, strict=True):
                     entry.set(right[b, lanes].times_plus(left[a].spread(lanes), entry.get()))
-                if turn == 0:  # as many numbers as the rows were made from
-                    for k in range(0, self.K, WIDE):
-                        ahead.prefetch(r * self.K + k)
+                for k in lines[turn :: len(sweeps)]:
+                    ahead.prefetch((r + AHEAD) * self.K + k)
             for (a, b, _), entry in zip(entries, sums, strict=True):
                 total.store(entry.get(), a * self.stride + b)
         return f.end()
