@@ -6,7 +6,7 @@ import ast
 import linecache
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from gmmest.derivatives.refusals import refusal_behind
 from gmmest.errors import Complaint, ConfigError, GmmestError, plural, printable
 
 __all__ = ["called"]
+
+_Handling = Literal["ignore", "warn", "raise", "call", "print", "log"]
 
 
 def called(function: Callable[..., Any], kind: str, theta: Any, rows: Any) -> Any:
@@ -46,8 +48,8 @@ def called(function: Callable[..., Any], kind: str, theta: Any, rows: Any) -> An
     ...
     """
     try:
-        # What is not finite is complained of by name (E411), or stepped back from.
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        # What is not finite is complained of by name (E411), or stepped back from: it is not warned of before.
+        with np.errstate(over=_unwarned("over"), invalid=_unwarned("invalid"), divide=_unwarned("divide")):
             return function(theta, rows)
     except (GmmestError, MemoryError):
         raise
@@ -58,6 +60,12 @@ def called(function: Callable[..., Any], kind: str, theta: Any, rows: Any) -> An
         inner = getattr(inner, "function", inner)
         name = f"the {kind} {printable(getattr(inner, '__name__', type(inner).__name__))}"
         raise ConfigError(_complaint(error, name, theta)) from error
+
+
+def _unwarned(what: Literal["over", "invalid", "divide"]) -> _Handling:
+    """How such an error is handled here, but for a warning."""
+    how: _Handling = np.geterr()[what]
+    return "ignore" if how == "warn" else how
 
 
 def _complaint(error: Exception, name: str, theta: Any) -> Complaint:

@@ -10,6 +10,7 @@ import pytest
 
 from gmmest.data.choice_data import ChoiceData
 from gmmest.data.table import Table
+from gmmest.errors import ConfigError
 from gmmest.execution.threads import Threads
 from gmmest.gmm.covariance_options import CovarianceOptions
 from gmmest.gmm.estimator import GMMEstimator
@@ -373,7 +374,6 @@ def test_a_feature_left_out_of_the_utility_is_found_by_its_instrument():
 
 def test_moments_of_ones_own_have_no_unadjusted_covariance():
     from gmmest.data.table import Table
-    from gmmest.errors import ConfigError
 
     model = MomentFunction(lambda theta, rows: (rows["y"] - theta[0])[:, None], names=["mu"])
     table = Table.from_arrays({"y": [1.0, 2.0, 4.0]})
@@ -393,5 +393,6 @@ def test_floating_point_errors_are_handled_on_threads_as_where_they_were_asked_f
     moments = Moments(model, halves, "forward", Threads(2))
     with np.errstate(over="ignore"), pytest.raises(NotFiniteError):
         moments.value(np.array([1e3]))
-    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+    with np.errstate(over="raise"), pytest.raises(ConfigError, match="E111") as raised:
         moments.value(np.array([1e3]))
+    assert isinstance(raised.value.__cause__, FloatingPointError)
