@@ -26,8 +26,9 @@ __all__ = ["whole_fit"]
 PART = "a"
 SHAPE, TINY = (100_000, 10, 20), (400, 4, 3)
 """Choice sets, alternatives, features."""
-WARM = 200
-"""Choice sets of the fit that goes before, which imports and loads what there is."""
+WARM = 2_000
+"""Choice sets of the fit that goes before, which imports, loads and compiles what there is: so many that what is made
+for large data alone is there too (for gmmest :data:`.score_kernel.WORTH`)."""
 ROUNDS = 3
 """Of fits after the first of each program."""
 SLOW = 20.0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any, TypeVar
 
 from gmmest.errors import Complaint, ConfigError, not_whole
@@ -20,7 +21,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """A pool of threads for each map; results in the order of the blocks, so the bits are those of one thread.
+    """Threads that take the next block as they are free; results in the order of the blocks, as on one thread.
 
     Parameters
     ----------
@@ -50,8 +51,33 @@ class Threads:
         workers = min(self.workers or cores(), len(items))
         if workers < 2:
             return Serial().map(function, items)
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(function, items))
+        results: list[Any] = [None] * len(items)
+        failures: dict[int, BaseException] = {}
+        places = itertools.count()  # one for all threads: items are begun in their order
+
+        def work() -> None:
+            for place in places:
+                if place >= len(items) or failures:
+                    return
+                try:
+                    results[place] = function(items[place])
+                except BaseException as failure:  # it is the caller's, whichever thread met it
+                    failures[place] = failure
+
+        others = [Thread(target=work, daemon=True) for _ in range(workers - 1)]
+        for other in others:
+            other.start()
+        try:
+            work()
+            for other in others:
+                other.join()
+        except BaseException as interruption:  # while the others were waited for: they begin nothing more
+            failures[-1] = interruption
+            for other in others:
+                other.join()
+        if failures:
+            raise failures[min(failures)]
+        return results
 
 
 EXECUTORS = ("serial", "threads", "dask")

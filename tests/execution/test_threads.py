@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ def test_there_are_no_more_threads_than_cores_that_the_process_may_use(
         pytest.skip("the system does not tell which cores are ours")
     assert cores() == len(os.sched_getaffinity(0))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
-    monkeypatch.setattr("gmmest.execution.threads.ThreadPoolExecutor", None)  # one core asks for no pool
+    monkeypatch.setattr("gmmest.execution.threads.Thread", None)  # one core starts no thread
     assert Threads().map(abs, [-1, 2, -3]) == [1, 2, 3]
 
 
@@ -72,8 +74,6 @@ def test_any_number_of_threads_gives_the_same_bits(drawn: gm.ChoiceData, grad: s
 
 
 def test_results_come_in_the_order_of_the_blocks() -> None:
-    import time
-
     def slow_first(item: int) -> int:
         time.sleep(0.02 if item == 0 else 0.0)
         return item
@@ -87,6 +87,43 @@ def test_an_exception_in_a_thread_is_raised() -> None:
 
     with pytest.raises(ArithmeticError, match=r"^0$"):
         Threads(2).map(fail, [0, 1, 2])
+
+
+def test_the_first_exception_in_the_order_of_the_blocks_is_raised_and_little_is_begun_after_it() -> None:
+    begun = []
+
+    def fail(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.05 if item == 0 else 0.01)
+        if item < 2:
+            raise ArithmeticError(str(item))
+        return item
+
+    with pytest.raises(ArithmeticError, match=r"^0$"):  # though that of 1 came earlier
+        Threads(2).map(fail, list(range(1000)))
+    assert begun == [0, 1]
+
+
+def test_an_interruption_while_others_are_waited_for_ends_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, joined = [], []
+
+    class Interrupted(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            joined.append(self)
+            if len(joined) == 1:
+                raise KeyboardInterrupt
+            super().join(timeout)
+
+    def slow(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.0 if threading.current_thread() is threading.main_thread() else 0.05)
+        return item
+
+    monkeypatch.setattr("gmmest.execution.threads.Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Threads(2).map(slow, list(range(4)))
+    assert len(joined) == 2
+    assert not any(thread.is_alive() for thread in joined)
 
 
 def test_an_unknown_executor_is_refused_with_the_choices() -> None:
