@@ -23,7 +23,7 @@ Rows are taken a chunk at a time, whole sets, as many as stay in the processor's
 Every entry of g, G and S is a sum over rows, or sets, in their order: how many lanes a processor has changes no bit.
 
 Cost for n rows, N sets, K features: n(K + 1) numbers read once; K(K + 1)/2 multiplications and additions for a row
-and as many for a set, at about three quarters of the processor's peak (docs/speed.md).
+and as many for a set, at more than half of the speed of a large matrix product (docs/speed.md).
 """
 
 from __future__ import annotations
