@@ -234,6 +234,8 @@ def smallest_curvature(jacobian: Array, hessian: Curvature) -> float:
         return float("nan")
     reduced, moved = hessian.moves.T @ hessian.changes, jacobian @ hessian.moves
     triangle: Array = np.linalg.qr(moved, mode="r")  # type: ignore[assignment]
+    if not np.all(np.diag(triangle)):  # data without error: no parameter has a direction to move in
+        return float("nan")
     half = np.linalg.solve(triangle.T, 0.5 * (reduced + reduced.T))
     scaled = np.linalg.solve(triangle.T, half.T)
     if not np.all(np.isfinite(scaled)):

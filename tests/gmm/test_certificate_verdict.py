@@ -15,6 +15,7 @@ from gmmest.gmm.certificate import STEP_LIMIT, Curvature, certify, contradiction
 from gmmest.gmm.estimator import GMMEstimator
 from gmmest.gmm.optimize import OPTIMIZERS, Problem, minimise, polish
 from gmmest.models.moment_function import MomentFunction
+from gmmest.models.regression import LinearIV
 
 J = np.array([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
 ERRORS = np.array([0.5, 0.25])
@@ -502,3 +503,16 @@ def test_a_just_identified_fit_pays_two_passes_for_it(monkeypatch):
     monkeypatch.setattr("gmmest.gmm.steps.contradiction", lambda *_: "")
     assert seen.verified
     assert seen.work.evaluations == GMMEstimator(model, _table()).fit().work.evaluations + 2
+
+
+def test_data_without_error_have_no_verified_estimate():
+    """No moment varies at the estimate but by rounding: there is nothing to measure a step in."""
+    x = np.random.default_rng(0).normal(size=50)
+    table = Table.from_arrays({"y": -x, "x": x, "x2": x**2})
+    model = LinearIV("y", exogenous=["x"], instruments=["x2"])
+    fit = GMMEstimator(model, table, steps="onestep").fit()
+    assert np.allclose(fit.theta, [-1.0, 0.0], atol=1e-14)
+    assert not fit.verified
+    for steps in ("twostep", "cue"):
+        with pytest.raises(EstimationError, match="E401 the first step found no minimum"):
+            GMMEstimator(model, table, steps=steps).fit()
