@@ -416,7 +416,7 @@ def surroundings() -> dict[str, str]:
     Examples
     --------
     >>> sorted(surroundings())
-    ['blas', 'gmmest', 'jax', 'numpy', 'processor', 'python', 'scipy']
+    ['blas', 'gmmest', 'jax', 'llvmlite', 'numpy', 'processor', 'python', 'scipy']
     """
     import scipy.linalg  # noqa: F401  its BLAS counts as well
     from threadpoolctl import threadpool_info
