@@ -179,8 +179,9 @@ def section_peers(figures: Sequence[Figure]) -> str:
     return f"""## A whole fit against other programs
 
 A conditional logit, from arrays in memory to estimates and robust standard errors. Each program is called as its
-documentation says, in a process of its own, with two threads, after it has been warmed up with a smaller fit,
-which loads and compiles what is wanted. Bringing
+documentation says, in a process of its own, with two threads, after it has been warmed up with a smaller fit
+that loads and compiles what is wanted: libraries, for gmmest that of LLVM among them
+([note 22](decisions/0022-machine-code.md)), are in no program's memory here. Bringing
 the arrays into the form that a program takes is not part of its time. *Digits* count the leading digits in which its
 worst coefficient agrees with the exact optimum, found by Newton's method in extended precision; those of the
 standard errors leave open whether N or N - 1 divides. Memory is what a fit takes at its peak beyond the data, in

@@ -160,7 +160,8 @@ def test_a_column_that_varies_in_one_set_is_accepted():
     _, X, chosen, offsets = _draw()
     income = np.repeat(np.linspace(1.0, 9.0, 150), np.diff(offsets))
     income[0] += 1.0
-    Logit().sample(_data(np.column_stack([X, income]), chosen, offsets))
+    columns = np.column_stack([X, income])
+    assert len(Logit().sample(_data(columns, chosen, offsets)).names) == columns.shape[1]
 
 
 # --- E211, E212 ----------------------------------------------------------------------------------------------
