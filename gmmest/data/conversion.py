@@ -37,7 +37,7 @@ Progress: TypeAlias = Callable[[int, "int | None"], None]
 IN_MEMORY = "leave out --memory and data.cache, or in Python take ChoiceData"
 SHOWN = 5  # complaints of one kind, and ids in one, before the rest is counted
 LARGEST_PIECE = 1 << 14  # rows; larger ones are no faster
-SHARE = 16
+SHARE = 40
 """One byte in so many is for the numbers of a piece: the others for text, columns, features, what allocators keep."""
 
 

@@ -40,7 +40,7 @@ __all__ = [
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 16, 1 << 24  # bytes of a CSV file that are parsed together
 SHOWN = 5  # files in one refusal, before the rest is counted
-TEXT_SHARE = 32  # of the limit, what the text of a piece takes at most: it is copied on its way to codes
+TEXT_SHARE = 64  # of the limit, what the text of a piece takes at most: it is copied on its way to codes
 
 
 @dataclass(frozen=True, slots=True)
